@@ -1,0 +1,29 @@
+"""Video Vision Transformer layers and models for Keras 3."""
+
+from keras_vivit.backbone import ViViTBackbone
+from keras_vivit.blocks import (
+    DropPath,
+    FactorizedDotProductBlock,
+    FactorizedSelfAttentionBlock,
+    ViViTEncoderBlock,
+)
+from keras_vivit.classifier import ViViTClassifier
+from keras_vivit.embeddings import ClassToken, TubeletEmbedding
+from keras_vivit.pooling import TokenPooling
+from keras_vivit.positions import PositionalEncoder, resize_position_table
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ClassToken",
+    "DropPath",
+    "FactorizedDotProductBlock",
+    "FactorizedSelfAttentionBlock",
+    "PositionalEncoder",
+    "TokenPooling",
+    "TubeletEmbedding",
+    "ViViTBackbone",
+    "ViViTClassifier",
+    "ViViTEncoderBlock",
+    "resize_position_table",
+]

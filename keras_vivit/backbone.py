@@ -1,0 +1,353 @@
+"""The four variants of ViViT, in the order of the paper."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vivit import presets, validation
+from keras_vivit.blocks import (
+    FactorizedDotProductBlock,
+    FactorizedSelfAttentionBlock,
+    ViViTEncoderBlock,
+    gelu_tanh,
+)
+from keras_vivit.embeddings import AXES, ClassToken, TubeletEmbedding
+from keras_vivit.pooling import MODES, TokenPooling
+from keras_vivit.positions import PositionalEncoder
+
+BLOCKS = {
+    "spatio_temporal": ViViTEncoderBlock,
+    "factorized_encoder": ViViTEncoderBlock,
+    "factorized_self_attention": FactorizedSelfAttentionBlock,
+    "factorized_dot_product": FactorizedDotProductBlock,
+}
+VARIANTS = tuple(BLOCKS)
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class ViViTBackbone(keras.Model):
+    """ViViT without a head: from videos to tokens.
+
+    | `variant` | attends over (section 3.3) |
+    |---|---|
+    | `"spatio_temporal"` | all tokens at once |
+    | `"factorized_encoder"` | space in one encoder, then time in a second one |
+    | `"factorized_self_attention"` | space, then time, in every block |
+    | `"factorized_dot_product"` | time in half of the heads, space in the others |
+
+    The sizes default to ViViT-B/16x2.
+
+    Args:
+        video_shape: Tuple `(frames, height, width, channels)`.
+        tubelet_size: Tuple `(frames, height, width)`, see `TubeletEmbedding`.
+        strides: Tuple, the step between tubelets. Defaults to `tubelet_size`.
+        padding: `"valid"` or `"same"`, see `TubeletEmbedding`.
+        variant: One of the names above.
+        embed_dim: Integer, size of a token.
+        num_layers: Integer, number of blocks (spatial ones in
+            `"factorized_encoder"`).
+        num_temporal_layers: Integer, number of blocks of the temporal encoder;
+            only `"factorized_encoder"` has one.
+        num_heads: Integer, number of heads.
+        mlp_dim: Integer, size of the MLPs' hidden layers.
+        dropout_rate: Float, dropout of tokens, branches and MLPs.
+        attention_dropout_rate: Float, dropout of attention weights.
+        drop_path_rate: Float, stochastic depth: rises linearly from 0 in the
+            first block of an encoder to this rate in its last.
+        pooling: `"mean"`, or `"token"` for a class token in front of the
+            sequence, which the first two variants can have.
+        position_kind: `"learned"`, `"factorized"` or `"sincos"`, see
+            `PositionalEncoder`.
+        attention_order: `"space_time"` or `"time_space"`, for
+            `"factorized_self_attention"`.
+        rescaling: Optional tuple `(scale, offset)` applied to the pixels first,
+            for example `(1 / 127.5, -1)`.
+        activation: Function, or its name in Keras, of the MLPs. Defaults to
+            GELU in the tanh approximation, as ViViT has it.
+        layer_norm_epsilon: Float.
+        masked: Boolean, adds a second input, a boolean mask `(batch, frames)`,
+            True = keep: the model then takes `{"video": ..., "frame_mask": ...}`.
+        remat: Boolean, gradient checkpointing of every block.
+        seed: Optional integer, for dropout and stochastic depth.
+        dtype: Keras dtype policy, for example `"mixed_bfloat16"`.
+
+    Call arguments:
+        inputs: Tensor `(batch, frames, height, width, channels)`, or the
+            dictionary above.
+
+    Returns:
+        Tensor `(batch, t, h, w, embed_dim)`; with `pooling="token"` `(batch,
+        1 + t * h * w, embed_dim)`. `"factorized_encoder"`: `(batch, t,
+        embed_dim)`, with `pooling="token"` `(batch, 1 + t, embed_dim)`.
+
+    Raises:
+        ValueError: If an argument is out of its range, the tubelet exceeds the
+            video, or the variant has no class token.
+
+    Example:
+    >>> backbone = keras_vivit.ViViTBackbone(
+    ...     (28, 28, 28, 1), tubelet_size=(7, 7, 7), embed_dim=64,
+    ...     num_layers=2, num_heads=4, mlp_dim=128)
+    >>> backbone(np.zeros((2, 28, 28, 28, 1))).shape
+    (2, 4, 4, 4, 64)
+
+    Reference:
+        [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691)
+    """
+
+    def __init__(
+        self,
+        video_shape,
+        tubelet_size=(2, 16, 16),
+        strides=None,
+        padding="valid",
+        variant="spatio_temporal",
+        embed_dim=768,
+        num_layers=12,
+        num_temporal_layers=4,
+        num_heads=12,
+        mlp_dim=3072,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        drop_path_rate=0.0,
+        pooling="mean",
+        position_kind="learned",
+        attention_order="space_time",
+        rescaling=None,
+        activation=gelu_tanh,
+        layer_norm_epsilon=1e-6,
+        masked=False,
+        remat=False,
+        seed=None,
+        dtype=None,
+        **kwargs,
+    ):
+        # === Arguments ===
+        video_shape = validation.positive_ints(
+            "video_shape", video_shape, (*AXES, "channels")
+        )
+        num_layers = validation.positive_int("num_layers", num_layers)
+        num_temporal_layers = validation.positive_int(
+            "num_temporal_layers", num_temporal_layers
+        )
+        drop_path_rate = validation.rate("drop_path_rate", drop_path_rate)
+        validation.choice("variant", variant, VARIANTS)
+        validation.choice("pooling", pooling, MODES)
+        if pooling == "token" and variant not in VARIANTS[:2]:
+            raise ValueError(
+                f'`pooling` must be "mean" for variant={variant!r}, which has no '
+                f"class token. Received: pooling={pooling!r}"
+            )
+        if position_kind == "factorized" and variant == "factorized_encoder":
+            raise ValueError(
+                '`position_kind` must not be "factorized" for variant='
+                f"{variant!r}, which has a table each for space and time anyway."
+            )
+        if rescaling is not None and (
+            not isinstance(rescaling, list | tuple) or len(rescaling) != 2
+        ):
+            raise ValueError(
+                "`rescaling` must be None or (scale, offset). "
+                f"Received: rescaling={rescaling!r}"
+            )
+        activation = keras.activations.get(activation)
+        dtype = keras.dtype_policies.get(dtype)
+
+        # === Layers ===
+        seeds = iter(_split_seed(seed, num_layers + num_temporal_layers + 2))
+        block_options = {
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "dropout_rate": dropout_rate,
+            "attention_dropout_rate": attention_dropout_rate,
+            "activation": activation,
+            "layer_norm_epsilon": layer_norm_epsilon,
+            "remat": remat,
+            "dtype": dtype,
+        }
+        if variant == "factorized_self_attention":
+            block_options["attention_order"] = attention_order
+
+        def encode(x, name, num_layers):
+            x = PositionalEncoder(position_kind, name=f"{name}_position", dtype=dtype)(
+                x
+            )
+            if pooling == "token":
+                x = ClassToken(name=f"{name}_class_token", dtype=dtype)(x)
+            x = keras.layers.Dropout(
+                dropout_rate, seed=next(seeds), name=f"{name}_dropout", dtype=dtype
+            )(x)
+            for i in range(num_layers):
+                x = BLOCKS[variant](
+                    drop_path_rate=drop_path_rate * i / max(num_layers - 1, 1),
+                    seed=next(seeds),
+                    name=f"{name}_block_{i}",
+                    **block_options,
+                )(x)
+            return keras.layers.LayerNormalization(
+                epsilon=layer_norm_epsilon, name=f"{name}_norm", dtype=dtype
+            )(x)
+
+        # === Functional model ===
+        video = keras.Input(video_shape, name="video")
+        inputs, frame_mask = video, None
+        if masked:
+            frame_mask = keras.Input(video_shape[:1], dtype="bool", name="frame_mask")
+            inputs = {"video": video, "frame_mask": frame_mask}
+        x = video
+        if rescaling is not None:
+            # In full precision: half precision would round the pixels.
+            x = keras.layers.Rescaling(
+                *rescaling, name="rescaling", dtype=dtype.variable_dtype
+            )(x)
+        x = TubeletEmbedding(
+            embed_dim,
+            tubelet_size,
+            strides,
+            padding,
+            name="tubelet_embedding",
+            dtype=dtype,
+        )(x, mask=frame_mask)
+        if variant == "factorized_encoder":
+            frames = x.shape[1]
+            x = FoldFrames(name="fold_frames", dtype=dtype)(x)
+            x = encode(x, "spatial", num_layers)
+            x = FramePooling(frames, pooling, name="frame_pooling", dtype=dtype)(x)
+            x = encode(x, "temporal", num_temporal_layers)
+        else:
+            x = encode(x, "encoder", num_layers)
+        super().__init__(inputs=inputs, outputs=x, **kwargs)
+
+        # === Config ===
+        self.dtype_policy = dtype
+        self.video_shape = video_shape
+        self.tubelet_size = tuple(tubelet_size)
+        self.strides = strides
+        self.padding = padding
+        self.variant = variant
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.num_temporal_layers = num_temporal_layers
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.drop_path_rate = drop_path_rate
+        self.pooling = pooling
+        self.position_kind = position_kind
+        self.attention_order = attention_order
+        self.rescaling = rescaling
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.masked = masked
+        self.remat = remat
+        self.seed = seed
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "video_shape": self.video_shape,
+            "tubelet_size": self.tubelet_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "variant": self.variant,
+            "embed_dim": self.embed_dim,
+            "num_layers": self.num_layers,
+            "num_temporal_layers": self.num_temporal_layers,
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "drop_path_rate": self.drop_path_rate,
+            "pooling": self.pooling,
+            "position_kind": self.position_kind,
+            "attention_order": self.attention_order,
+            "rescaling": self.rescaling,
+            "activation": keras.activations.serialize(self.activation),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "masked": self.masked,
+            "remat": self.remat,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_preset(cls, source, **overrides):
+        """Builds a backbone from a preset.
+
+        Args:
+            source: String, a name from `presets()`.
+            **overrides: Constructor arguments that replace the preset's.
+
+        Returns:
+            A `ViViTBackbone` with new random weights.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        config = presets.find(source)
+        del config["num_classes"]
+        return cls(**{**config, **overrides})
+
+    @classmethod
+    def presets(cls):
+        """Returns a dictionary of all presets, name -> one line about it."""
+        return {name: preset["about"] for name, preset in presets.PRESETS.items()}
+
+
+def _split_seed(seed, n):
+    """Returns `n` seeds that differ, so that no two layers drop the same units."""
+    if seed is None:
+        return [None] * n
+    return [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(n)]
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class FoldFrames(keras.layers.Layer):
+    """Makes each frame a sample: `(batch, t, h, w, d)` to `(batch * t, h, w, d)`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return ops.reshape(inputs, (-1, *ops.shape(inputs)[2:]))
+
+    def compute_mask(self, inputs, mask=None):
+        return None if mask is None else ops.reshape(mask, (-1, *ops.shape(mask)[2:]))
+
+    def compute_output_shape(self, input_shape):
+        batch, frames, *rest = input_shape
+        return (None if batch is None else batch * frames, *rest)
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class FramePooling(TokenPooling):
+    """Pools each frame and restores time: `(batch * t, ..., d)` to `(batch, t, d)`.
+
+    A frame is masked if all of its tokens are, whatever its class token says.
+    """
+
+    def __init__(self, frames, pooling="mean", **kwargs):
+        super().__init__(pooling, **kwargs)
+        self.frames = validation.positive_int("frames", frames)
+
+    def call(self, inputs, mask=None):
+        vectors = super().call(inputs, mask)
+        return ops.reshape(vectors, (-1, self.frames, vectors.shape[-1]))
+
+    def compute_mask(self, inputs, mask=None):
+        if mask is None:
+            return None
+        if self.pooling == "token":
+            mask = mask[:, 1:]
+        kept = ops.any(mask, axis=tuple(range(1, len(mask.shape))))
+        return ops.reshape(kept, (-1, self.frames))
+
+    def compute_output_shape(self, input_shape):
+        batch = input_shape[0]
+        return (batch and batch // self.frames, self.frames, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "frames": self.frames}

@@ -1,0 +1,261 @@
+"""From a video to tokens on a grid: tubelets and the class token."""
+
+import math
+import warnings
+
+import keras
+from keras import ops
+
+from keras_vivit import validation
+
+AXES = ("frames", "height", "width")
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class TubeletEmbedding(keras.layers.Layer):
+    """Splits a video into tubelets and projects each one to a token.
+
+    The kernel has `Conv3D`'s layout `(frames, height, width, channels,
+    embed_dim)`. Where the strides equal the tubelet, which is the paper's
+    non-overlapping case, the projection is a reshape and one matrix product;
+    otherwise it is a convolution. A tubelet of one frame, with a stride along
+    time, is the paper's uniform frame sampling (section 3.2).
+
+    Masked voxels are set to zero, and a token is kept if any of its voxels is.
+
+    Args:
+        embed_dim: Integer, size of a token.
+        tubelet_size: Tuple `(frames, height, width)` in pixels.
+        strides: Tuple `(frames, height, width)`, the step from one tubelet to
+            the next. Defaults to `tubelet_size`.
+        padding: `"valid"` drops what does not fill a tubelet (and warns once,
+            saying how much that is), `"same"` pads with zeros on both sides so
+            that nothing is dropped.
+        kernel_initializer: Initializer of the kernel.
+
+    Call arguments:
+        inputs: Tensor `(batch, frames, height, width, channels)`.
+        mask: Optional boolean tensor, True = keep: `(batch, frames)` or
+            `(batch, frames, height, width)`.
+
+    Returns:
+        Tensor `(batch, t, h, w, embed_dim)`, with a mask `(batch, t, h, w)` if
+        one was given.
+
+    Raises:
+        ValueError: If the tubelet is larger than the input.
+
+    Example:
+    >>> keras_vivit.TubeletEmbedding(64, (7, 7, 7))(np.zeros((2, 28, 28, 28, 1))).shape
+    (2, 4, 4, 4, 64)
+
+    Reference:
+        [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), section 3.2
+    """
+
+    def __init__(
+        self,
+        embed_dim,
+        tubelet_size,
+        strides=None,
+        padding="valid",
+        kernel_initializer="lecun_normal",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.embed_dim = validation.positive_int("embed_dim", embed_dim)
+        self.tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
+        self.strides = validation.positive_ints(
+            "strides", tubelet_size if strides is None else strides, AXES
+        )
+        self.padding = validation.choice("padding", padding, ("valid", "same"))
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        if len(input_shape) != 5 or input_shape[-1] is None:
+            raise ValueError(
+                "`inputs` must have the shape (batch, frames, height, width, "
+                f"channels), its channels known. Received: shape={tuple(input_shape)}"
+            )
+        self._check_grid(input_shape[1:4])
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.tubelet_size, input_shape[-1], self.embed_dim),
+            initializer=self.kernel_initializer,
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.embed_dim,), initializer="zeros"
+        )
+
+    def call(self, inputs, mask=None):
+        inputs = ops.cast(inputs, self.compute_dtype)
+        if mask is not None:
+            mask = _per_voxel(mask, inputs)
+            inputs *= ops.cast(mask, inputs.dtype)[..., None]
+        inputs = self._pad(inputs)
+        if self.strides == self.tubelet_size:
+            tubelets = self._tubelets(inputs)
+            kernel = ops.reshape(self.kernel, (-1, self.embed_dim))
+            tokens = ops.matmul(tubelets, kernel)
+        else:
+            # Not `Conv3D`, which ONNX cannot export from PyTorch.
+            tokens = ops.conv(
+                inputs, self.kernel, self.strides, "valid", "channels_last"
+            )
+        return tokens + self.bias
+
+    def compute_mask(self, inputs, mask=None):
+        if mask is None:
+            return None
+        mask = ops.cast(_per_voxel(mask, inputs), "float32")[..., None]
+        kept = ops.max_pool(
+            self._pad(mask), self.tubelet_size, self.strides, "valid", "channels_last"
+        )
+        return kept[..., 0] > 0
+
+    def compute_output_shape(self, input_shape):
+        grid = (
+            None if n is None else (n + sum(pad) - k) // s + 1
+            for n, k, s, pad in zip(
+                input_shape[1:4],
+                self.tubelet_size,
+                self.strides,
+                self._padding(input_shape[1:4]),
+                strict=True,
+            )
+        )
+        return (input_shape[0], *grid, self.embed_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "embed_dim": self.embed_dim,
+            "tubelet_size": self.tubelet_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+    def _check_grid(self, size):
+        if self.padding == "same":
+            if None in size:
+                raise ValueError(
+                    '`padding="same"` needs known frames, height and width. '
+                    f"Received: (frames, height, width)={tuple(size)}"
+                )
+            return
+        used = 1.0
+        for i, (axis, n) in enumerate(zip(AXES, size, strict=True)):
+            tubelet, stride = self.tubelet_size[i], self.strides[i]
+            if n is None:
+                continue
+            if tubelet > n:
+                raise ValueError(
+                    "`tubelet_size` must not exceed the input. "
+                    f"Received: {axis}={n}, tubelet_size[{i}]={tubelet}."
+                )
+            # Gaps between tubelets are the caller's wish; what is lost is the end.
+            used *= min(
+                1.0, ((n - tubelet) // stride * stride + max(tubelet, stride)) / n
+            )
+        if used < 1:
+            warnings.warn(
+                f"`{self.name}` ignores {1 - used:.0%} of its input: tubelets of "
+                f"{self.tubelet_size} with strides {self.strides} do not fill "
+                f'{tuple(size)}. Use padding="same" or other sizes to keep it all.',
+                stacklevel=2,
+            )
+
+    def _padding(self, size):
+        if self.padding == "valid":
+            return ((0, 0),) * 3
+        totals = (
+            max((math.ceil(n / s) - 1) * s + k - n, 0)
+            for n, k, s in zip(size, self.tubelet_size, self.strides, strict=True)
+        )
+        return tuple((total // 2, total - total // 2) for total in totals)
+
+    def _pad(self, x):
+        pads = self._padding(x.shape[1:4])
+        if not any(map(any, pads)):
+            return x
+        return ops.pad(x, ((0, 0), *pads, (0, 0)))
+
+    def _tubelets(self, x):
+        _, *size, channels = ops.shape(x)
+        p, q, r = self.tubelet_size
+        t, h, w = size[0] // p, size[1] // q, size[2] // r
+        x = x[:, : t * p, : h * q, : w * r]
+        x = ops.reshape(x, (-1, t, p, h, q, w, r, channels))
+        x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6, 7))
+        return ops.reshape(x, (-1, t, h, w, p * q * r * channels))
+
+
+def _per_voxel(mask, video):
+    """Broadcasts a mask `(batch, frames)` or one per voxel to `(b, f, h, w)`."""
+    mask = ops.cast(mask, "bool")
+    if len(mask.shape) not in (2, 4):
+        raise ValueError(
+            "`mask` must have the shape (batch, frames) or (batch, frames, height, "
+            f"width). Received: shape={tuple(mask.shape)}"
+        )
+    if len(mask.shape) == 2:
+        mask = mask[:, :, None, None]
+    return ops.logical_and(mask, ops.ones_like(video[..., 0], dtype="bool"))
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class ClassToken(keras.layers.Layer):
+    """Flattens the grid, time-major, and puts a learned class token in front.
+
+    The layer owns the token and the token's row of the position table, so that
+    the table of the other tokens (`PositionalEncoder`) always is a grid. The
+    token starts at zero, its position at N(0, 0.02).
+
+    Call arguments:
+        inputs: Tensor `(batch, ..., embed_dim)`, a grid or a sequence.
+        mask: Optional boolean tensor `(batch, ...)`, True = keep.
+
+    Returns:
+        Tensor `(batch, 1 + tokens, embed_dim)`; a mask gets True in front.
+
+    Example:
+    >>> keras_vivit.ClassToken()(np.zeros((2, 4, 4, 4, 64))).shape
+    (2, 65, 64)
+
+    Reference:
+        [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 1
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        validation.rank("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        self.token = self.add_weight(
+            name="token", shape=(input_shape[-1],), initializer="zeros"
+        )
+        self.position = self.add_weight(
+            name="position",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, inputs):
+        shape = ops.shape(inputs)
+        tokens = ops.reshape(inputs, (-1, math.prod(shape[1:-1]), shape[-1]))
+        token = ops.broadcast_to(self.token + self.position, (shape[0], 1, shape[-1]))
+        return ops.concatenate([ops.cast(token, tokens.dtype), tokens], axis=1)
+
+    def compute_mask(self, inputs, mask=None):
+        if mask is None:
+            return None
+        mask = ops.reshape(mask, (-1, math.prod(ops.shape(inputs)[1:-1])))
+        return ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        grid = input_shape[1:-1]
+        tokens = None if None in grid else 1 + math.prod(grid)
+        return (input_shape[0], tokens, input_shape[-1])

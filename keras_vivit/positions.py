@@ -1,0 +1,153 @@
+"""Positions on the token grid, and their tables at other sizes."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vivit import validation
+
+KINDS = ("learned", "factorized", "sincos")
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class PositionalEncoder(keras.layers.Layer):
+    """Adds a vector for its place on the grid to each token.
+
+    Weights saved for another grid are resampled when they are loaded, see
+    `resize_position_table`.
+
+    Args:
+        kind: `"learned"`: one table over the whole grid, N(0, 0.02), as in the
+            paper. `"factorized"`: a table `(t, D)` plus a table `(h, w, D)`,
+            for a grid `(t, h, w)`. `"sincos"`: fixed sines and cosines, an
+            equal share of the channels for each axis, without weights and for
+            any size.
+
+    Call arguments:
+        inputs: Tensor `(batch, ..., embed_dim)`, usually `(batch, t, h, w,
+            embed_dim)`.
+
+    Returns:
+        Tensor of the same shape.
+
+    Raises:
+        ValueError: If `kind` is learned and the grid is unknown, or factorized
+            and the grid is not `(t, h, w)`.
+
+    Example:
+    >>> keras_vivit.PositionalEncoder()(np.zeros((2, 4, 4, 4, 64))).shape
+    (2, 4, 4, 4, 64)
+
+    Reference:
+        [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 1
+    """
+
+    def __init__(self, kind="learned", **kwargs):
+        super().__init__(**kwargs)
+        self.kind = validation.choice("kind", kind, KINDS)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        validation.rank("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        _, *grid, dim = input_shape
+        if self.kind == "sincos":
+            if dim < 2 * len(grid):
+                raise ValueError(
+                    f"`embed_dim` must be at least {2 * len(grid)}, a sine and a "
+                    f'cosine for each axis, for kind="sincos". Received: {dim}'
+                )
+            return
+        if None in grid:
+            raise ValueError(
+                f"`kind={self.kind!r}` needs a grid of known size. "
+                f"Received: shape={tuple(input_shape)}"
+            )
+        if self.kind == "learned":
+            self.table = self._add_table("table", (*grid, dim))
+        else:
+            if len(grid) != 3:
+                raise ValueError(
+                    '`kind="factorized"` needs the shape (batch, t, h, w, embed_dim). '
+                    f"Received: shape={tuple(input_shape)}"
+                )
+            self.time_table = self._add_table("time_table", (grid[0], dim))
+            self.space_table = self._add_table("space_table", (*grid[1:], dim))
+
+    def call(self, inputs):
+        if self.kind == "learned":
+            return inputs + self.table
+        if self.kind == "factorized":
+            return inputs + self.time_table[:, None, None] + self.space_table
+        return inputs + ops.cast(_sincos(ops.shape(inputs)[1:]), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self.weights):
+            table = np.asarray(store[str(i)])
+            variable.assign(resize_position_table(table, variable.shape[:-1]))
+
+    def _add_table(self, name, shape):
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+
+def _sincos(shape):
+    *grid, dim = shape
+    frequencies = dim // (2 * len(grid))
+    omega = 1e4 ** -(ops.arange(frequencies, dtype="float32") / frequencies)
+    parts = []
+    for axis, n in enumerate(grid):
+        angles = ops.arange(n, dtype="float32")[:, None] * omega
+        part = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        place = [1] * len(grid)
+        place[axis] = n
+        part = ops.reshape(part, (*place, 2 * frequencies))
+        parts.append(ops.broadcast_to(part, (*grid, 2 * frequencies)))
+    # Channels that do not divide by the axes stay zero.
+    rest = dim - 2 * frequencies * len(grid)
+    return ops.pad(
+        ops.concatenate(parts, axis=-1), ((0, 0),) * len(grid) + ((0, rest),)
+    )
+
+
+def resize_position_table(table, grid):
+    """Resamples a position table to another grid, linearly along each axis.
+
+    Cell centres are aligned and edges held, as in `align_corners=False` of
+    PyTorch's interpolation. It is computed in NumPy, so that every backend gets
+    the same table.
+
+    Args:
+        table: Array `(*old_grid, embed_dim)`, for example `(t, h, w, embed_dim)`.
+        grid: Tuple of integers, the new size of each axis but the last.
+
+    Returns:
+        Array `(*grid, embed_dim)` of the table's dtype.
+
+    Raises:
+        ValueError: If `grid` has not one size for each axis of the table's grid.
+
+    Example:
+    >>> keras_vivit.resize_position_table(np.zeros((4, 7, 7, 64)), (8, 14, 14)).shape
+    (8, 14, 14, 64)
+    """
+    table = np.asarray(table)
+    axes = [f"axis {i}" for i in range(table.ndim - 1)]
+    grid = validation.positive_ints("grid", tuple(grid), axes)
+    resized = table
+    for axis, (old, new) in enumerate(zip(table.shape, grid, strict=False)):
+        if old != new:
+            resized = np.tensordot(_interpolation(old, new), resized, (1, axis))
+            resized = np.moveaxis(resized, 0, axis)
+    return resized.astype(table.dtype)
+
+
+def _interpolation(old, new):
+    """The matrix `(new, old)` of linear interpolation between cell centres."""
+    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(old)))

@@ -1,0 +1,67 @@
+"""Sizes and settings by name. Data only; `find` looks one up."""
+
+# Table 8 of the ViT paper and section 4.1 of ViViT. Ti and S were never published
+# for ViViT: they are this library's own.
+_SIZES = {
+    "ti16x2": ("ViViT-Ti/16x2 (our own size)", (2, 16, 16), 192, 12, 3, 768),
+    "s16x2": ("ViViT-S/16x2 (our own size)", (2, 16, 16), 384, 12, 6, 1536),
+    "b16x2": ("ViViT-B/16x2", (2, 16, 16), 768, 12, 12, 3072),
+    "l16x2": ("ViViT-L/16x2", (2, 16, 16), 1024, 24, 16, 4096),
+    "h14x2": ("ViViT-H/14x2", (2, 14, 14), 1280, 32, 16, 5120),
+}
+
+_POOLING = {
+    "spatio_temporal": "token",
+    "factorized_encoder": "token",
+    "factorized_self_attention": "mean",
+    "factorized_dot_product": "mean",
+}
+
+PRESETS = {
+    f"vivit_{size}_{variant}": {
+        "about": f"{title}, {variant.replace('_', ' ')}, 32x224x224x3, 400 classes",
+        "config": {
+            "video_shape": (32, 224, 224, 3),
+            "num_classes": 400,
+            "tubelet_size": tubelet_size,
+            "variant": variant,
+            "embed_dim": embed_dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "pooling": pooling,
+        },
+    }
+    for size, (title, tubelet_size, embed_dim, num_layers, num_heads, mlp_dim) in (
+        _SIZES.items()
+    )
+    for variant, pooling in _POOLING.items()
+    # The paper has H/14x2 in variant 1 alone.
+    if size != "h14x2" or variant == "spatio_temporal"
+}
+
+PRESETS["vivit_organmnist3d_baseline"] = {
+    "about": "Small ViViT for 28x28x28 volumes, 11 classes, raw pixels 0-255",
+    "config": {
+        "video_shape": (28, 28, 28, 1),
+        "num_classes": 11,
+        "tubelet_size": (8, 8, 8),
+        "embed_dim": 128,
+        "num_layers": 8,
+        "num_heads": 8,
+        "mlp_dim": 512,
+        "attention_dropout_rate": 0.1,
+        "rescaling": (1 / 255, 0.0),
+        "activation": "gelu",  # The exact function.
+    },
+}
+
+
+def find(name):
+    """Returns a copy of the constructor arguments of the preset `name`."""
+    if name not in PRESETS:
+        raise ValueError(
+            f"`source` must be the name of a preset: {', '.join(PRESETS)}. "
+            f"Received: source={name!r}"
+        )
+    return dict(PRESETS[name]["config"])
