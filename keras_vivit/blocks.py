@@ -1,7 +1,8 @@
 """Transformer blocks: one per way of attending, all pre-norm (section 3.3)."""
 
 import itertools
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -210,16 +211,15 @@ class _EncoderBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(self, inputs, mask=None, training=None):
-        if not (training and hasattr(self, "seed_generator")):
-            seeds = None
-        elif self.remat:
-            # At most four draws a branch, made before the pass is repeated.
-            draws = range(4 * len(self._branches()))
-            seeds = [_DrawnSeed(self.seed_generator.next()) for _ in draws]
-        else:
+        seeds: Iterable[Any] | None = None
+        if training and hasattr(self, "seed_generator"):
             seeds = itertools.repeat(self.seed_generator)
         if not (training and self.remat):
             return self._forward(inputs, mask, seeds)
+        if seeds:
+            # At most four draws a branch, made before the pass is repeated.
+            draws = itertools.islice(seeds, 4 * len(self._branches()))
+            seeds = [_DrawnSeed(generator.next()) for generator in draws]
         return keras.remat(lambda x: self._forward(x, mask, seeds))(inputs)
 
     def _forward(self, x, mask, seeds):

@@ -1,5 +1,7 @@
 """Sizes and settings by name. Data only; `find` looks one up."""
 
+from typing import Any
+
 # Table 8 of the ViT paper and section 4.1 of ViViT. Ti and S were never published
 # for ViViT: they are this library's own.
 _SIZES = {
@@ -17,7 +19,7 @@ _POOLING = {
     "factorized_dot_product": "mean",
 }
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     f"vivit_{size}_{variant}": {
         "about": f"{title}, {variant.replace('_', ' ')}, 32x224x224x3, 400 classes",
         "config": {

@@ -27,7 +27,8 @@ def positive_ints(name, value, axes):
 
 
 def rate(name, value):
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value!r}")
     return float(value)
 

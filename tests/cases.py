@@ -1,0 +1,245 @@
+"""One row or more per public layer and model, wrong inputs beside right ones.
+
+`test_contract.py` puts every row through the whole layer contract.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras_vivit as kv
+
+
+@dataclasses.dataclass
+class Case:
+    """A layer, an input and what comes out.
+
+    Shapes hold the batch. `wrong` has tuples of changed arguments, an input shape
+    (or None for the right one) and the words that the error must hold.
+    """
+
+    layer: type
+    arguments: dict[str, Any]
+    input_shape: tuple
+    output_shape: Any
+    wrong: tuple = ()
+    label: str = ""
+
+    @property
+    def name(self):
+        return f"{self.layer.__name__}{'-' if self.label else ''}{self.label}"
+
+
+GRID = (3, 3, 2, 4, 12)
+SEQUENCE = (3, 7, 12)
+BLOCK = {
+    "num_heads": 4,
+    "mlp_dim": 20,
+    "dropout_rate": 0.2,
+    "attention_dropout_rate": 0.2,
+    "drop_path_rate": 0.2,
+    "seed": 7,
+}
+WRONG_BLOCK = (
+    ({"num_heads": 0}, None, "`num_heads` must be a positive integer.*num_heads=0"),
+    ({"num_heads": 2}, (3, 2, 2, 7), "`num_heads` must divide.*embed_dim=7"),
+    ({"mlp_dim": 1.5}, None, "`mlp_dim` must be a positive integer.*mlp_dim=1.5"),
+    ({"dropout_rate": 1.0}, None, r"`dropout_rate` must lie in \[0, 1\).*=1.0"),
+    ({"attention_dropout_rate": -0.1}, None, "`attention_dropout_rate` must.*-0.1"),
+    ({"drop_path_rate": 2}, None, "`drop_path_rate` must lie in.*drop_path_rate=2"),
+    ({"activation": "no"}, None, "Could not interpret activation.*no"),
+    ({}, (3, 12), r"`inputs` must have the shape.*Received: shape=\(3, 12\)"),
+)
+MODEL = {
+    "video_shape": (4, 6, 8, 2),
+    "tubelet_size": (2, 3, 2),
+    "embed_dim": 12,
+    "num_layers": 2,
+    "num_temporal_layers": 1,
+    "num_heads": 4,
+    "mlp_dim": 20,
+    "dropout_rate": 0.2,
+    "attention_dropout_rate": 0.2,
+    "drop_path_rate": 0.2,
+    "rescaling": (0.5, 0.1),
+    "seed": 7,
+}
+VIDEO = (3, 4, 6, 8, 2)
+WRONG_MODEL = (
+    ({"video_shape": (4, 6, 8)}, None, r"`video_shape` must be 4 pos.*\(4, 6, 8\)"),
+    ({"variant": "joint"}, None, "`variant` must be one of.*'joint'"),
+    ({"tubelet_size": (2, 7, 2)}, None, r"must not exceed.*height=6.*\[1\]=7"),
+    ({"pooling": "max"}, None, "`pooling` must be one of 'mean', 'token'.*'max'"),
+    ({"num_layers": 0}, None, "`num_layers` must be a positive integer.*=0"),
+    ({"num_temporal_layers": 0}, None, "`num_temporal_layers` must be a positive"),
+    ({"drop_path_rate": 1}, None, r"`drop_path_rate` must lie in \[0, 1\).*=1"),
+    ({"position_kind": "rotary"}, None, "`kind` must be one of.*'rotary'"),
+    ({"rescaling": 255}, None, r"`rescaling` must be None or \(scale, offset\).*255"),
+)
+
+
+def _backbone(variant, output_shape, **arguments):
+    return Case(
+        kv.ViViTBackbone,
+        {**MODEL, "variant": variant, **arguments},
+        VIDEO,
+        output_shape,
+        label="-".join([variant, *map(str, arguments.values())]),
+    )
+
+
+CASES = [
+    Case(
+        kv.TubeletEmbedding,
+        {"embed_dim": 12, "tubelet_size": (2, 3, 2)},
+        VIDEO,
+        (3, 2, 2, 4, 12),
+        wrong=(
+            ({"embed_dim": 0}, None, "`embed_dim` must be a positive integer.*=0"),
+            ({"tubelet_size": (2, 3)}, None, r"`tubelet_size` must be 3 pos.*\(2, 3\)"),
+            ({"tubelet_size": 2}, None, "`tubelet_size` must be 3 positive.*=2"),
+            ({"strides": (1, 0, 1)}, None, r"`strides` must be 3 pos.*\(1, 0, 1\)"),
+            ({"padding": "full"}, None, "`padding` must be one of.*'full'"),
+            ({"tubelet_size": (5, 1, 1)}, None, r"exceed.*frames=4.*size\[0\]=5"),
+            ({}, (3, 4, 6, 8), r"`inputs` must have the shape.*\(3, 4, 6, 8\)"),
+            ({"padding": "same"}, (3, None, 6, 8, 2), "needs known frames.*None"),
+        ),
+    ),
+    Case(
+        kv.TubeletEmbedding,
+        {
+            "embed_dim": 12,
+            "tubelet_size": (3, 3, 4),
+            "strides": (2, 2, 3),
+            "padding": "same",
+        },
+        VIDEO,
+        (3, 2, 3, 3, 12),
+        label="overlapping",
+    ),
+    Case(
+        kv.PositionalEncoder,
+        {},
+        GRID,
+        GRID,
+        wrong=(
+            ({"kind": "rotary"}, None, "`kind` must be one of.*'rotary'"),
+            ({}, (3, None, 2, 4, 12), "needs a grid of known size.*None"),
+            ({"kind": "factorized"}, SEQUENCE, r"needs the shape.*\(3, 7, 12\)"),
+            ({"kind": "sincos"}, (3, 2, 2, 2, 5), "`embed_dim` must be at least 6.*5"),
+            ({}, (3, 12), r"`inputs` must have the shape.*\(3, 12\)"),
+        ),
+    ),
+    Case(
+        kv.PositionalEncoder,
+        {"kind": "factorized"},
+        GRID,
+        GRID,
+        label="factorized",
+    ),
+    Case(
+        kv.PositionalEncoder,
+        {"kind": "sincos"},
+        (3, 3, 2, 4, 13),
+        (3, 3, 2, 4, 13),
+        label="sincos",
+    ),
+    Case(
+        kv.ClassToken,
+        {},
+        GRID,
+        (3, 25, 12),
+        wrong=(({}, (3, 12), r"`inputs` must have the shape.*\(3, 12\)"),),
+    ),
+    Case(
+        kv.DropPath,
+        {"rate": 0.5, "seed": 3},
+        GRID,
+        GRID,
+        wrong=(({"rate": 1.0}, None, r"`rate` must lie in \[0, 1\).*rate=1.0"),),
+    ),
+    Case(
+        kv.TokenPooling,
+        {},
+        GRID,
+        (3, 12),
+        wrong=(
+            ({"pooling": "max"}, None, "`pooling` must be one of.*'max'"),
+            ({"pooling": "token"}, None, r'`pooling="token"` needs the shape.*12\)'),
+            ({}, (3, 12), r"`inputs` must have the shape.*\(3, 12\)"),
+        ),
+    ),
+    Case(kv.TokenPooling, {"pooling": "token"}, SEQUENCE, (3, 12), label="token"),
+    Case(kv.ViViTEncoderBlock, BLOCK, GRID, GRID, WRONG_BLOCK),
+    Case(kv.ViViTEncoderBlock, BLOCK, SEQUENCE, SEQUENCE, label="sequence"),
+    Case(
+        kv.FactorizedSelfAttentionBlock,
+        BLOCK,
+        GRID,
+        GRID,
+        (
+            *WRONG_BLOCK,
+            ({"attention_order": "space"}, None, "`attention_order` must be.*'space'"),
+            ({}, SEQUENCE, r"`inputs` must have the shape.*\(3, 7, 12\)"),
+        ),
+    ),
+    Case(
+        kv.FactorizedSelfAttentionBlock,
+        {**BLOCK, "attention_order": "time_space"},
+        GRID,
+        GRID,
+        label="time_space",
+    ),
+    Case(
+        kv.FactorizedDotProductBlock,
+        BLOCK,
+        GRID,
+        GRID,
+        (
+            *WRONG_BLOCK,
+            ({"num_heads": 3}, None, "`num_heads` must be even.*num_heads=3"),
+            ({}, SEQUENCE, r"`inputs` must have the shape.*\(3, 7, 12\)"),
+        ),
+    ),
+    dataclasses.replace(
+        _backbone("spatio_temporal", (3, 2, 2, 4, 12)), wrong=WRONG_MODEL
+    ),
+    _backbone("spatio_temporal", (3, 17, 12), pooling="token"),
+    _backbone("factorized_encoder", (3, 2, 12)),
+    dataclasses.replace(
+        _backbone("factorized_encoder", (3, 3, 12), pooling="token"),
+        wrong=(({"position_kind": "factorized"}, None, "`position_kind` must not be"),),
+    ),
+    dataclasses.replace(
+        _backbone("factorized_self_attention", (3, 2, 2, 4, 12)),
+        wrong=(
+            ({"pooling": "token"}, None, "`pooling` must be \"mean\".*'token'"),
+            ({"attention_order": "time"}, None, "`attention_order` must be.*'time'"),
+        ),
+    ),
+    _backbone("factorized_dot_product", (3, 2, 2, 4, 12)),
+    Case(
+        kv.ViViTClassifier,
+        {**MODEL, "num_classes": 5},
+        VIDEO,
+        (3, 5),
+        wrong=(
+            *WRONG_MODEL,
+            ({"num_classes": 0}, None, "`num_classes` must be a positive.*=0"),
+            ({"num_classes": {}}, None, "`num_classes` must name one head or more"),
+            ({"num_classes": {"a/b": 2}}, None, "`num_classes` must name.*'a/b'"),
+            ({"num_classes": {"a": 0}}, None, r"`num_classes\['a'\]` must be.*=0"),
+            ({"classifier_activation": "no"}, None, "Could not interpret.*no"),
+        ),
+    ),
+    Case(
+        kv.ViViTClassifier,
+        {
+            **MODEL,
+            "num_classes": {"noun": 5, "verb": 3},
+            "classifier_activation": None,
+        },
+        VIDEO,
+        {"noun": (3, 5), "verb": (3, 3)},
+        label="two-heads",
+    ),
+]

@@ -1,0 +1,191 @@
+"""Every public layer and model keeps the same contract, row by row of `cases.py`."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from cases import CASES
+
+import keras_vivit as kv
+
+MODELS = (kv.ViViTBackbone, kv.ViViTClassifier)
+rows = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def make(case, **changes):
+    return case.layer(**{**case.arguments, **changes})
+
+
+def randomize(layer, seed=1):
+    """Zero-initialised weights would hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for variable in layer.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape, scale=0.5))
+
+
+def built(case, **changes):
+    layer = make(case, **changes)
+    if not isinstance(layer, keras.Model):
+        layer.build(case.input_shape)
+    randomize(layer)
+    return layer
+
+
+def as_model(case):
+    layer = make(case)
+    if not isinstance(layer, keras.Model):
+        inputs = keras.Input(case.input_shape[1:])
+        layer = keras.Model(inputs, layer(inputs))
+    randomize(layer)
+    return layer
+
+
+def flat(outputs):
+    leaves = keras.tree.flatten(outputs)
+    return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in leaves]
+
+
+def shapes(outputs):
+    return keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
+
+
+def with_batch(case, batch):
+    if isinstance(case.output_shape, dict):
+        return {k: (batch, *s[1:]) for k, s in case.output_shape.items()}
+    return (batch, *case.output_shape[1:])
+
+
+def test_every_public_layer_has_a_row():
+    public = {n for n in kv.__all__ if inspect.isclass(getattr(kv, n))}
+    assert public == {case.layer.__name__ for case in CASES}
+    for case in CASES:
+        others = [c for c in CASES if c.layer is case.layer]
+        assert any(c.wrong for c in others), f"{case.name} has no wrong inputs"
+
+
+@rows
+def test_config_holds_the_arguments_and_survives_json(case):
+    layer = make(case)
+    config = json.loads(json.dumps(layer.get_config()))
+    arguments = {
+        name
+        for cls in case.layer.__mro__
+        if cls.__module__.startswith("keras_vivit") and "__init__" in vars(cls)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if name != "self" and parameter.kind in (1, 3)
+    }
+    if case.layer is kv.ViViTClassifier:
+        arguments |= set(inspect.signature(kv.ViViTBackbone).parameters) - {"kwargs"}
+    assert set(config) == arguments | {"name", "trainable", "dtype"}
+    again = case.layer.from_config(config)
+    assert json.loads(json.dumps(again.get_config())) == config
+
+
+@rows
+def test_symbolic_declared_and_eager_shapes_agree(case):
+    model = as_model(case)
+    assert shapes(model.output) == with_batch(case, None)
+    layer = make(case)
+    if not isinstance(layer, keras.Model):
+        assert layer.compute_output_shape(case.input_shape) == case.output_shape
+    outputs = model(random((1, *case.input_shape[1:])))
+    assert shapes(outputs) == with_batch(case, 1)
+    assert shapes(model(random(case.input_shape))) == case.output_shape
+
+
+@rows
+def test_saved_model_gives_the_same_outputs(case, tmp_path):
+    model = as_model(case)
+    x = random(case.input_shape)
+    before = flat(model(x))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for a, b in zip(before, flat(again(x)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@rows
+def test_mixed_precision_computes_in_half_and_keeps_weights_in_full(case):
+    full, half = built(case), built(case, dtype="mixed_bfloat16")
+    assert {v.dtype for v in half.trainable_variables} <= {"float32"}
+    x = random(case.input_shape)
+    outputs = keras.tree.flatten(half(x))
+    expected = "float32" if case.layer is kv.ViViTClassifier else "bfloat16"
+    assert {keras.backend.standardize_dtype(y.dtype) for y in outputs} == {expected}
+    for a, b in zip(flat(full(x)), flat(outputs), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.2, rtol=0.1)
+
+
+@rows
+def test_one_training_step_changes_every_weight(case):
+    model = as_model(case)
+    if not model.trainable_variables:
+        pytest.skip("has no weights")
+    # Enough samples that stochastic depth leaves some in every branch.
+    targets = keras.tree.map_shape_structure(random, with_batch(case, 16))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = [v.numpy().copy() for v in model.trainable_variables]
+    model.fit(random((16, *case.input_shape[1:])), targets, verbose=0)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        # Softmax does not see a shift of all scores, so key biases have no gradient.
+        if not variable.path.endswith("key/bias"):
+            assert np.any(variable.numpy() != old), variable.path
+
+
+@rows
+def test_dropout_is_inert_at_inference_and_reproducible_with_a_seed(case):
+    layer, twin = built(case), built(case)
+    x = random(case.input_shape)
+    first, second = flat(layer(x)), flat(layer(x, training=False))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if "seed" not in case.arguments:
+        pytest.skip("has no dropout")
+    dropped, again = flat(layer(x, training=True)), flat(twin(x, training=True))
+    for a, b, c in zip(first, dropped, again, strict=True):
+        assert np.any(a != b)
+        np.testing.assert_array_equal(b, c)
+
+
+@rows
+def test_masked_tokens_have_no_influence(case):
+    if case.layer in MODELS:
+        pytest.skip("masks of models are in test_backbone.py")
+    layer = built(case)
+    mask = np.random.default_rng(0).random(case.input_shape[:-1]) < 0.6
+    if case.layer is kv.TubeletEmbedding:
+        mask[:, 2:] = False
+    mask.reshape(3, -1)[:, 0] = True
+    x = random(case.input_shape)
+    noisy = np.where(mask[..., None], x, 100 * random(case.input_shape, 5))
+    options = {}
+    if "mask" in inspect.signature(layer.call).parameters:
+        options["mask"] = keras.ops.convert_to_tensor(mask)
+    a, b = flat(layer(x, **options))[0], flat(layer(noisy, **options))[0]
+    kept = layer.compute_mask(
+        keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(mask)
+    )
+    if kept is not None:
+        kept = keras.ops.convert_to_numpy(kept)
+        assert kept.shape == case.output_shape[:-1]
+        a, b = a[kept], b[kept]
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "shape", "words"),
+    [
+        pytest.param(case, *wrong, id=f"{case.name}-{i}")
+        for case in CASES
+        for i, wrong in enumerate(case.wrong)
+    ],
+)
+def test_wrong_input_gets_the_worded_error(case, changes, shape, words):
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        make(case, **changes).build(shape or case.input_shape)
