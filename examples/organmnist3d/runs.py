@@ -1,0 +1,69 @@
+"""A run's folder: what the run was started with, and whether it can go on."""
+
+import csv
+import json
+import tempfile
+from pathlib import Path
+
+from data import InputError
+
+
+def record_of(folder):
+    """Returns what `start` wrote into a run's folder."""
+    try:
+        return json.loads((Path(folder) / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The run folder must hold a readable run.json. Received: {folder}."
+        ) from error
+
+
+def start(folder, record):
+    """Makes the folder of a new run; an earlier run in it is not overwritten."""
+    if (folder / "run.json").exists():
+        raise InputError(
+            f"`--out` must not hold a run yet. Received: {folder} (`--resume` goes on "
+            "with the run in it, another `--out` starts one elsewhere)."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"`--out` must be a folder that can be written to. Received: {folder} "
+            f"({error.strerror})."
+        ) from error
+    (folder / "run.json").write_text(json.dumps(record, indent=2))
+
+
+def note(folder, **facts):
+    """Adds facts to a run's record."""
+    text = json.dumps({**record_of(folder), **facts}, indent=2)
+    (folder / "run.json").write_text(text)
+
+
+def check_unchanged(folder, configuration):
+    """Raises unless a run is resumed with the options it was started with."""
+    earlier = record_of(folder)
+    changes = [
+        f"{key} {earlier.get(key)!r} -> {value!r}"
+        for key, value in configuration.items()
+        if earlier.get(key) != value
+    ]
+    if changes:
+        raise InputError(
+            "`--resume` must come with the options that the run was started with. "
+            f"Received: {', '.join(changes)} in {folder}."
+        )
+
+
+def read_history(folder):
+    """Returns a dict of floats per finished epoch, oldest first."""
+    path = Path(folder) / "history.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: float(value) for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]

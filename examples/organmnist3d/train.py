@@ -1,0 +1,105 @@
+"""Trains the baseline ViViT on OrganMNIST3D and shows what it learned.
+
+    python examples/organmnist3d/train.py
+
+Tubelets of 8^3, 27 tokens, 1.7 million parameters; AdamW at 1e-4, batches of 32, at
+most 60 epochs: the configuration of the Keras example "Video Vision Transformer".
+README.md has the expected accuracy and the run time.
+"""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import runs
+from backends import choose_backend
+from data import SIZES, InputError, load
+from medmnist3d import SETS
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    try:
+        run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", help="npz file, or 'synthetic' (default: download once)")
+    add("--dataset", default="organmnist3d", choices=SETS, metavar="NAME")
+    add("--size", type=int, default=28, choices=SIZES, help="voxels along each axis")
+    add("--seed", type=whole, default=0)
+    add("--epochs", type=positive, default=60)
+    add("--batch-size", type=positive, default=32)
+    add("--patience", type=positive, default=10, help="epochs without better val_loss")
+    add(
+        "--precision",
+        default="float32",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    add("--out", type=Path, help="results (default: runs/DATASET-baseline-seedN)")
+    add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--tensorboard", action="store_true", help="log for TensorBoard, too")
+    return parser.parse_args(arguments)
+
+
+def positive(text):
+    return whole(text, at_least=1)
+
+
+def whole(text, at_least=0):
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from {at_least} on. Received: {text}"
+        )
+    return int(text)
+
+
+def run(options):
+    if options.tensorboard and not find_spec("tensorflow"):
+        raise InputError(
+            "`--tensorboard` needs the package tensorflow, whatever the backend is: "
+            "Keras writes its logs with it. Received: an environment without it."
+        )
+    data = load(options.dataset, options.size, options.data)
+    folder = options.out or Path("runs") / f"{data.name}-baseline-seed{options.seed}"
+    earlier = runs.record_of(folder) if options.resume else {}
+    configuration = {
+        "config": "baseline",
+        "dataset": data.name,
+        "data": data.source,
+        "data_md5": data.md5,
+        "size": options.size,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "patience": options.patience,
+        "precision": options.precision,
+        "backend": choose_backend(earlier.get("backend")),
+    }
+    if options.resume:
+        runs.check_unchanged(folder, configuration)
+    else:
+        runs.start(folder, {**configuration, "data_path": data.path})
+
+    # Keras starts a backend when it is imported: only now, when nothing is wrong.
+    import report
+    import training
+
+    if (folder / "model.keras").exists():
+        print(f"The run in {folder} is finished; making its report again.")
+        model = training.load(folder)
+    else:
+        runs.note(folder, versions=training.versions())
+        model = training.train(data, configuration, folder, options.tensorboard)
+    report.write(folder, data, training.predict(model, data.test))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

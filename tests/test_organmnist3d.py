@@ -1,0 +1,562 @@
+"""The OrganMNIST3D recipe: its data, its numbers, and runs that can be killed."""
+
+import io
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
+sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
+
+import backends  # noqa: E402
+import data  # noqa: E402
+import pictures  # noqa: E402
+import report  # noqa: E402
+import runs  # noqa: E402
+import shapes  # noqa: E402
+import train  # noqa: E402
+import training  # noqa: E402
+from medmnist3d import SETS  # noqa: E402
+
+ignore_dropped_voxels = pytest.mark.filterwarnings("ignore:.*ignore:UserWarning")
+needs_medmnist = pytest.mark.skipif(
+    not find_spec("medmnist"), reason="medmnist is not installed"
+)
+
+
+def python(code, *arguments, **environment):
+    """Runs code in a process of its own, in the example's folder."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=EXAMPLE,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def arrays(size=28, num_classes=11, **changes):
+    counts = {"train": 24, "val": 8, "test": 12}
+    made = {}
+    for seed, (split, count) in enumerate(counts.items()):
+        images, labels = shapes.sample(count, size, seed)
+        made[f"{split}_images"] = images[..., 0]
+        made[f"{split}_labels"] = (labels % num_classes)[:, None].astype("uint8")
+    return {**made, **changes}
+
+
+def save(path, **changes):
+    np.savez(path, **arrays(**changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("data") / "small.npz")
+
+
+@pytest.fixture(autouse=True)
+def this_backend(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+
+
+# === Data ===
+
+
+@needs_medmnist
+def test_table_agrees_with_medmnist():
+    folder = Path(find_spec("medmnist").submodule_search_locations[0])
+    info = runpy.run_path(folder / "info.py")["INFO"]  # the package imports torch
+    assert sorted(SETS) == sorted(name for name in info if name.endswith("3d"))
+    for name, facts in SETS.items():
+        theirs = info[name]
+        assert facts.task == theirs["task"]
+        assert facts.class_names == tuple(theirs["label"].values())
+        assert facts.md5(28) == theirs["MD5"]
+        assert facts.md5(64) == theirs["MD5_64"]
+        assert data.URL.format(data.file_name(name, 28)) == theirs["url"]
+        assert data.URL.format(data.file_name(name, 64)) == theirs["url_64"]
+
+
+def test_file_gives_uint8_volumes_and_flat_labels(npz, capsys):
+    loaded = data.load("organmnist3d", 28, npz)
+    assert loaded.source == "custom"
+    assert loaded.train.images.shape == (24, 28, 28, 28, 1)
+    assert loaded.train.images.dtype == np.uint8
+    assert loaded.test.labels.shape == (12,)
+    assert "not MedMNIST's own file" in capsys.readouterr().out
+
+
+def test_cache_folder_comes_before_a_download(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "URL", "file:///nowhere/{}")
+    save(tmp_path / "organmnist3d.npz")
+    assert data.load().path == str(tmp_path / "organmnist3d.npz")
+
+
+def test_download_is_checked_and_kept(npz, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "URL", npz.as_uri() + "#{}")
+    facts = SETS["organmnist3d"]._replace(md5_28=data.md5_of(npz))
+    monkeypatch.setitem(SETS, "organmnist3d", facts)
+    assert data.load().source == "official"
+    assert os.listdir(tmp_path / "cache") == ["organmnist3d.npz"]
+
+
+def test_download_with_a_wrong_checksum_is_deleted(npz, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "URL", npz.as_uri() + "#{}")
+    with pytest.raises(data.InputError, match=r"MD5 a0c5a1ff.* Received: "):
+        data.load()
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_file_and_no_network_gives_labelled_synthetic_volumes(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "URL", "file:///nowhere/{}")
+    monkeypatch.setattr(data, "SYNTHETIC_COUNTS", {"train": 11, "val": 2, "test": 2})
+    loaded = data.load()
+    printed = capsys.readouterr().out
+    assert loaded.source == loaded.name == "synthetic"
+    assert "cannot be downloaded" in printed
+    assert "will say nothing about organmnist3d" in printed
+    assert os.listdir(tmp_path) == []
+
+
+def test_synthetic_volumes_are_repeatable_and_of_eleven_kinds():
+    images, labels = shapes.sample(22, 28, seed=0)
+    again, _ = shapes.sample(22, 28, seed=0)
+    other, _ = shapes.sample(22, 28, seed=1)
+    assert images.shape == (22, 28, 28, 28, 1)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, again)
+    assert not np.array_equal(images, other)
+    assert sorted(set(labels)) == list(range(11)) == list(range(len(shapes.NAMES)))
+
+
+@pytest.mark.skipif(
+    "KERAS_VIVIT_DATA" not in os.environ,
+    reason="KERAS_VIVIT_DATA does not name a folder with organmnist3d.npz",
+)
+def test_real_file_can_be_read():
+    loaded = data.load("organmnist3d")
+    assert loaded.source != "synthetic"
+    assert loaded.train.images.shape == (971, 28, 28, 28, 1)
+    assert sorted(set(loaded.test.labels)) == list(range(11))
+
+
+# === Bad input ===
+
+
+def fails(capsys, *arguments):
+    """Runs the script; returns the one line it ends with."""
+    assert train.main(list(map(str, arguments))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+BAD_ARRAYS = {
+    "size": ({"size": 20}, "uint8 of shape (n, 28, 28, 28). Received: uint8 (24, 20"),
+    "dtype": ({"val_images": np.zeros((8, 28, 28, 28))}, "Received: float64 (8, 28"),
+    "empty": (
+        {"test_images": np.zeros((0, 28, 28, 28), "uint8")},
+        "test_images must hold at least one volume. Received: none",
+    ),
+    "count": (
+        {"train_labels": np.zeros((23, 1), "uint8")},
+        "train_labels must be integers of shape (24, 1). Received: uint8 (23, 1)",
+    ),
+    "kind": (
+        {"train_labels": np.zeros((24, 1))},
+        "train_labels must be integers of shape (24, 1). Received: float64 (24, 1)",
+    ),
+    "range": (
+        {"test_labels": np.full((12, 1), 11, "uint8")},
+        "test_labels must be between 0 and 10. Received: 11 to 11",
+    ),
+    "pickle": (
+        {"test_labels": np.array([{}], dtype=object)},
+        "readable .npz archive of plain arrays",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays_are_named(case, tmp_path, capsys):
+    changes, message = BAD_ARRAYS[case]
+    path = save(tmp_path / "bad.npz", **changes)
+    error = fails(capsys, "--data", path)
+    assert message in error
+    assert str(path) in error
+
+
+def test_missing_file_is_named(tmp_path, capsys):
+    error = fails(capsys, "--data", tmp_path / "none.npz")
+    assert "`--data` must be 'synthetic' or an existing .npz file" in error
+    assert "none.npz" in error
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "flipped", "array"])
+def test_damaged_file_is_named(kind, npz, tmp_path, capsys):
+    path = tmp_path / "damaged.npz"
+    content = bytearray(npz.read_bytes())
+    if kind == "text":
+        content = b"not an archive"
+    elif kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "flipped":
+        content[len(content) // 2] ^= 255
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, np.zeros(3))
+        content = buffer.getvalue()
+    path.write_bytes(content)
+    error = fails(capsys, "--data", path)
+    assert "must be a readable .npz archive" in error
+    assert "damaged.npz" in error
+
+
+def test_missing_keys_are_named(tmp_path, capsys):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **{k: v for k, v in arrays().items() if "labels" not in k})
+    error = fails(capsys, "--data", path)
+    assert "without train_labels, val_labels, test_labels" in error
+
+
+def test_official_file_of_another_set_is_recognised(npz, monkeypatch, capsys):
+    facts = SETS["vesselmnist3d"]._replace(md5_28=data.md5_of(npz))
+    monkeypatch.setitem(SETS, "vesselmnist3d", facts)
+    error = fails(capsys, "--data", npz)
+    assert "which is vesselmnist3d at size 28" in error
+
+
+def test_unwritable_folder_is_named(npz, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    error = fails(capsys, "--data", npz, "--out", tmp_path / "file" / "run")
+    assert "`--out` must be a folder that can be written to" in error
+
+
+def test_unwritable_cache_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path / "file" / "cache"))
+    assert "The cache folder must be writable" in fails(capsys)
+
+
+def test_folder_with_a_run_is_not_overwritten(npz, tmp_path, capsys):
+    runs.start(tmp_path, {"seed": 0})
+    error = fails(capsys, "--data", npz, "--out", tmp_path)
+    assert "`--resume` goes on" in error
+
+
+def test_resume_needs_a_run(npz, tmp_path, capsys):
+    error = fails(capsys, "--data", npz, "--out", tmp_path, "--resume")
+    assert "must hold a readable run.json" in error
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x"])
+def test_bad_numbers_are_refused(text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--epochs", text])
+    assert "must be a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_complaint_comes_before_keras_is_imported(tmp_path):
+    code = """
+import sys, train
+code = train.main(sys.argv[1:])
+sys.exit(99 if "keras" in sys.modules else code)
+"""
+    (tmp_path / "file").write_text("")
+    result = python(code, "--data", "synthetic", "--out", tmp_path / "file" / "run")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: `--out`")
+
+
+# === Backend ===
+
+
+def choose(monkeypatch, tmp_path, capsys, installed, **options):
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(backends, "find_spec", lambda name: name in installed or None)
+    name = backends.choose_backend(**options)
+    return name, capsys.readouterr().out
+
+
+def test_installed_backend_is_chosen(monkeypatch, tmp_path, capsys):
+    (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
+    name, printed = choose(monkeypatch, tmp_path, capsys, {"torch"})
+    assert name == "torch"
+    assert "Backend: torch (installed" in printed
+
+
+def test_backend_of_keras_json_is_kept(monkeypatch, tmp_path, capsys):
+    (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
+    installed = {"jax", "tensorflow"}
+    name, printed = choose(monkeypatch, tmp_path, capsys, installed)
+    assert name == "tensorflow"
+    assert "keras.json" in printed
+
+
+def test_backend_of_the_run_is_preferred(monkeypatch, tmp_path, capsys):
+    installed = {"jax", "torch"}
+    name, _ = choose(monkeypatch, tmp_path, capsys, installed, preferred="torch")
+    assert name == "torch"
+
+
+def test_no_backend_is_an_error(monkeypatch, tmp_path, capsys):
+    with pytest.raises(data.InputError, match="none is installed"):
+        choose(monkeypatch, tmp_path, capsys, set())
+
+
+def test_unknown_backend_is_an_error(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    with pytest.raises(data.InputError, match="Received: theano"):
+        backends.choose_backend()
+
+
+# === Metrics ===
+
+
+@needs_medmnist
+def test_accuracy_and_auc_equal_medmnist_evaluator(tmp_path):
+    rng = np.random.default_rng(0)
+    code = """
+import sys, numpy as np
+from medmnist.evaluator import Evaluator
+folder, *names = sys.argv[1:]
+for name in names:
+    evaluator = Evaluator(name, "test", root=folder)
+    print(*map(float, evaluator.evaluate(np.load(f"{folder}/{name}.npy"))))
+"""
+    ours = []
+    for name in ("organmnist3d", "vesselmnist3d"):
+        facts = SETS[name]
+        num_classes = len(facts.class_names)
+        labels = np.arange(60) % num_classes
+        scores = rng.dirichlet(np.ones(num_classes), 60).astype("float32")
+        scores[:20] += np.eye(num_classes, dtype="float32")[labels[:20]]
+        scores /= scores.sum(axis=1, keepdims=True)
+        np.savez(tmp_path / f"{name}.npz", test_labels=labels[:, None])
+        np.save(tmp_path / f"{name}.npy", scores)
+        measured = report.measure(labels, scores, facts.task, facts.class_names)
+        ours.append([measured["auc"], measured["accuracy"]])
+    printed = python(code, tmp_path, "organmnist3d", "vesselmnist3d").stdout
+    theirs = [list(map(float, line.split())) for line in printed.splitlines()[-2:]]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_top5_counts_the_five_largest():
+    scores = np.tile(np.arange(6.0) / 15, (6, 1))
+    ours = report.measure(np.arange(6), scores, "multi-class", "abcdef")
+    assert ours["top5_accuracy"] == pytest.approx(5 / 6)
+    assert ours["accuracy"] == pytest.approx(1 / 6)
+    assert ours["per_class"][5]["recall"] == 1.0
+    assert ours["per_class"][5]["precision"] == pytest.approx(1 / 6)
+    assert ours["per_class"][0]["precision"] is None
+
+
+def test_auc_of_an_absent_class_is_unknown():
+    scores = np.full((2, 3), 1 / 3)
+    ours = report.measure(np.array([0, 1]), scores, "multi-class", "abc")
+    assert ours["auc"] is None
+    assert ours["per_class"][2]["recall"] is None
+
+
+def test_interval_is_wilsons():
+    low, high = report.binomial_interval(554, 611)
+    assert (low, high) == pytest.approx((0.8811, 0.9273), abs=1e-4)
+    assert report.binomial_interval(10, 10)[1] == 1.0
+    assert report.binomial_interval(0, 10)[0] == 0.0
+
+
+# === Order and early stopping ===
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    images = np.arange(10, dtype="uint8")
+    split = data.Split(images, images.astype("int64"))
+
+    def order(seed, *epochs):
+        batches = training.Batches(split, 4, seed)
+        for epoch in epochs:
+            batches.start_epoch(epoch)
+        return [int(label) for _, labels in batches for label in labels]
+
+    assert order(0, 3) == order(0, 0, 1, 2, 3)
+    assert sorted(order(0, 3)) == list(range(10))
+    assert order(0, 3) != order(0, 2)
+    assert order(0, 3) != order(1, 3)
+
+
+def test_early_stopping_relives_the_history():
+    losses = [3.0, 1.0, 2.0, 1.5]
+    history = [{"val_loss": loss} for loss in losses]
+
+    def relive(patience):
+        stopping = training.ResumableEarlyStopping(
+            history, monitor="val_loss", mode="min", patience=patience
+        )
+        stopping.set_model(SimpleNamespace(stop_training=False))
+        stopping.on_train_begin()
+        return stopping
+
+    going_on = relive(patience=3)
+    assert (going_on.best, going_on.wait, going_on.best_epoch) == (1.0, 2, 1)
+    assert going_on.stopped_epoch == 0
+    assert relive(patience=2).stopped_epoch == 3
+
+
+# === Whole runs ===
+
+TRAIN = "import sys, train; sys.exit(train.main(sys.argv[1:]))"
+FEW_VOLUMES = "import data; data.SYNTHETIC_COUNTS = dict(train=24, val=8, test=12)\n"
+# Of eight layers, which backends take long to compile.
+ONE_LAYER = f"""
+from keras_vivit.presets import PRESETS
+PRESETS["{training.PRESET}"]["config"]["num_layers"] = 1
+"""
+FILES = {
+    "confusion_matrix.png",
+    "curves.png",
+    "history.csv",
+    "metrics.json",
+    "model.keras",
+    "predictions.npz",
+    "run.json",
+    "volumes.gif",
+}
+
+
+def options(npz, out):
+    return ["--data", npz, "--out", out, "--epochs", 8, "--batch-size", 8]
+
+
+def read_run(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return runs.read_history(folder), metrics, np.load(folder / "predictions.npz")
+
+
+@pytest.fixture(scope="module")
+def finished(npz, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    result = python(ONE_LAYER + TRAIN, *options(npz, folder))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_synthetic_run_writes_and_labels_everything(tmp_path):
+    from PIL import Image
+
+    arguments = ["--data", "synthetic", "--epochs", 1, "--seed", 7]
+    result = python(FEW_VOLUMES + TRAIN, *arguments, "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert "on synthetic volumes" in result.stdout
+    assert "1/1" in result.stdout  # Keras' progress bar
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    history, metrics, predictions = read_run(tmp_path / "run")
+    assert len(history) == 1
+    assert metrics["data"] == metrics["dataset"] == "synthetic"
+    assert metrics["data_md5"] is None
+    assert metrics["test_volumes"] == 12
+    assert metrics["configuration"]["seed"] == 7
+    assert metrics["configuration"]["backend"] == keras.config.backend()
+    assert metrics["versions"]["keras"] == keras.__version__
+    assert metrics["seconds_total"] >= metrics["seconds_per_epoch"] > 0
+    assert [row["name"] for row in metrics["per_class"]] == list(shapes.NAMES)
+    assert predictions["probabilities"].shape == (12, 11)
+    for name in ("curves.png", "confusion_matrix.png"):
+        with Image.open(tmp_path / "run" / name) as image:
+            assert min(image.size) > 400
+    with Image.open(tmp_path / "run" / "volumes.gif") as image:
+        assert image.n_frames == 28
+
+
+def wait_for_epoch(process, history):
+    while not (history.exists() and len(history.read_text().splitlines()) > 1):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+
+
+def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", ONE_LAYER + TRAIN, *options(npz, folder)]
+    with subprocess.Popen(
+        list(map(str, command)), cwd=EXAMPLE, stdout=subprocess.DEVNULL
+    ) as process:
+        wait_for_epoch(process, folder / "history.csv")
+        process.send_signal(signal.SIGKILL)
+    assert not (folder / "model.keras").exists()
+    epochs_before = len(runs.read_history(folder))
+
+    result = python(ONE_LAYER + TRAIN, *options(npz, folder), "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"Going on after epoch {epochs_before}." in result.stdout
+    history, metrics, predictions = read_run(folder)
+    expected_history, expected_metrics, expected_predictions = read_run(finished)
+    assert [row["epoch"] for row in history] == list(range(8))
+    for row, expected in zip(history, expected_history, strict=True):
+        assert {**row, "seconds": 0} == pytest.approx({**expected, "seconds": 0})
+    for key in ("accuracy", "auc", "top5_accuracy", "best_epoch"):
+        assert metrics[key] == pytest.approx(expected_metrics[key])
+    np.testing.assert_allclose(
+        predictions["probabilities"], expected_predictions["probabilities"], atol=1e-6
+    )
+
+
+def test_resume_with_other_options_names_them(npz, finished, capsys):
+    error = fails(capsys, *options(npz, finished), "--resume", "--seed", 1)
+    assert "Received: seed 0 -> 1 in " in error
+
+
+@ignore_dropped_voxels
+def test_resuming_a_finished_run_reports_again(npz, finished, capsys):
+    _, metrics, _ = read_run(finished)
+    (finished / "metrics.json").unlink()
+    assert train.main([*map(str, options(npz, finished)), "--resume"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert read_run(finished)[1] == metrics
+
+
+@ignore_dropped_voxels
+def test_report_runs_on_its_own(finished):
+    _, metrics, _ = read_run(finished)
+    (finished / "volumes.gif").unlink()
+    assert report.main([str(finished)]) == 0
+    assert (finished / "volumes.gif").exists()
+    assert read_run(finished)[1] == metrics
+
+
+def test_report_refuses_other_data(finished, capsys):
+    assert report.main([str(finished), "--data", "synthetic"]) == 2
+    assert "`--data` must be the set that the run" in capsys.readouterr().err
+
+
+def test_report_needs_a_model(tmp_path, capsys):
+    runs.start(tmp_path, {"data_path": None})
+    assert report.main([str(tmp_path)]) == 2
+    assert "must hold a model.keras" in capsys.readouterr().err
+
+
+def test_page_of_volumes_tells_right_from_wrong_without_colour():
+    page, places = pictures.lay_out("title", [("ball", "ball"), ("ball", "box")])
+    edges = [page[top - 1, left : left + pictures.SIDE] for top, left in places]
+    assert set(edges[0]) == {pictures.RIGHT}
+    assert set(edges[1]) == {pictures.WRONG, pictures.WHITE}
