@@ -169,6 +169,7 @@ def fit(model, data, configuration, folder, checkpoints, stopping, tensorboard):
         batches,
         epochs=configuration["epochs"],
         initial_epoch=len(stopping.history),
+        shuffle=False,  # `Batches` shuffles; Keras would do it anew after a resume.
         validation_data=data.val,
         validation_batch_size=configuration["batch_size"],
         callbacks=callbacks,

@@ -1,0 +1,54 @@
+"""Every check of the project; `nox -l` lists them, plain `nox` runs them all."""
+
+import tempfile
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+BACKENDS = ("jax", "tensorflow", "torch")
+
+
+def run_tests(session, backend, *requirements):
+    """Runs pytest on an installed wheel, in an environment with one backend."""
+    groups = nox.project.dependency_groups(PYPROJECT, backend, "test")
+    # The backend goes first: nothing else may choose another build of it.
+    session.install(*groups)
+    # Without its dependencies, PyTorch and torchvision; it needs two of them.
+    session.install("--no-deps", "medmnist")
+    session.install(".[examples]", *requirements)
+    session.run("pytest", *session.posargs, env={"KERAS_BACKEND": backend})
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+def tests(session, backend):
+    """The test suite on one backend, with the newest Keras."""
+    run_tests(session, backend)
+
+
+@nox.session
+def lowest(session):
+    """The test suite on JAX, with the lowest Keras that the package admits."""
+    (keras,) = (d for d in PYPROJECT["project"]["dependencies"] if "keras" in d)
+    run_tests(session, "jax", keras.replace(">=", "=="))
+
+
+@nox.session
+def lint(session):
+    """Style, formatting and types: ruff and mypy."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"), "numpy")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+def build(session):
+    """The wheel and the source distribution, checked as PyPI would."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "build", "--outdir", folder)
+        session.run("twine", "check", "--strict", f"{folder}/*")
