@@ -321,6 +321,9 @@ class FoldFrames(keras.layers.Layer):
         batch, frames, *rest = input_shape
         return (None if batch is None else batch * frames, *rest)
 
+    def get_config(self):  # Keras' own fails if `dtype` is a policy.
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class FramePooling(TokenPooling):

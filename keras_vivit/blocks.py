@@ -74,7 +74,7 @@ def _drop_path(x, rate, seeds):
 
 
 def _dropout(x, rate, seeds, noise_shape=None):
-    if seeds is None:
+    if seeds is None or not rate:
         return x
     return keras.random.dropout(x, rate, noise_shape, next(seeds))
 

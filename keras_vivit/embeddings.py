@@ -259,3 +259,6 @@ class ClassToken(keras.layers.Layer):
         grid = input_shape[1:-1]
         tokens = None if None in grid else 1 + math.prod(grid)
         return (input_shape[0], tokens, input_shape[-1])
+
+    def get_config(self):  # Keras' own fails if `dtype` is a policy.
+        return super().get_config()

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from cases import CASES
+from helpers import flat, normal, randomize
 
 import keras_vivit as kv
 
@@ -14,19 +15,8 @@ MODELS = (kv.ViViTBackbone, kv.ViViTClassifier)
 rows = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def random(shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
 def make(case, **changes):
     return case.layer(**{**case.arguments, **changes})
-
-
-def randomize(layer, seed=1):
-    """Zero-initialised weights would hide mistakes."""
-    rng = np.random.default_rng(seed)
-    for variable in layer.trainable_variables:
-        variable.assign(rng.normal(size=variable.shape, scale=0.5))
 
 
 def built(case, **changes):
@@ -44,11 +34,6 @@ def as_model(case):
         layer = keras.Model(inputs, layer(inputs))
     randomize(layer)
     return layer
-
-
-def flat(outputs):
-    leaves = keras.tree.flatten(outputs)
-    return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in leaves]
 
 
 def shapes(outputs):
@@ -71,7 +56,7 @@ def test_every_public_layer_has_a_row():
 
 @rows
 def test_config_holds_the_arguments_and_survives_json(case):
-    layer = make(case)
+    layer = make(case, dtype=keras.DTypePolicy("mixed_bfloat16"))
     config = json.loads(json.dumps(layer.get_config()))
     arguments = {
         name
@@ -94,15 +79,15 @@ def test_symbolic_declared_and_eager_shapes_agree(case):
     layer = make(case)
     if not isinstance(layer, keras.Model):
         assert layer.compute_output_shape(case.input_shape) == case.output_shape
-    outputs = model(random((1, *case.input_shape[1:])))
+    outputs = model(normal(1, *case.input_shape[1:]))
     assert shapes(outputs) == with_batch(case, 1)
-    assert shapes(model(random(case.input_shape))) == case.output_shape
+    assert shapes(model(normal(*case.input_shape))) == case.output_shape
 
 
 @rows
 def test_saved_model_gives_the_same_outputs(case, tmp_path):
     model = as_model(case)
-    x = random(case.input_shape)
+    x = normal(*case.input_shape)
     before = flat(model(x))
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -114,7 +99,7 @@ def test_saved_model_gives_the_same_outputs(case, tmp_path):
 def test_mixed_precision_computes_in_half_and_keeps_weights_in_full(case):
     full, half = built(case), built(case, dtype="mixed_bfloat16")
     assert {v.dtype for v in half.trainable_variables} <= {"float32"}
-    x = random(case.input_shape)
+    x = normal(*case.input_shape)
     outputs = keras.tree.flatten(half(x))
     expected = "float32" if case.layer is kv.ViViTClassifier else "bfloat16"
     assert {keras.backend.standardize_dtype(y.dtype) for y in outputs} == {expected}
@@ -128,10 +113,12 @@ def test_one_training_step_changes_every_weight(case):
     if not model.trainable_variables:
         pytest.skip("has no weights")
     # Enough samples that stochastic depth leaves some in every branch.
-    targets = keras.tree.map_shape_structure(random, with_batch(case, 16))
+    targets = keras.tree.map_shape_structure(
+        lambda shape: normal(*shape), with_batch(case, 16)
+    )
     model.compile(keras.optimizers.SGD(0.1), "mse")
     before = [v.numpy().copy() for v in model.trainable_variables]
-    model.fit(random((16, *case.input_shape[1:])), targets, verbose=0)
+    model.fit(normal(16, *case.input_shape[1:]), targets, verbose=0)
     for variable, old in zip(model.trainable_variables, before, strict=True):
         # Softmax does not see a shift of all scores, so key biases have no gradient.
         if not variable.path.endswith("key/bias"):
@@ -141,7 +128,7 @@ def test_one_training_step_changes_every_weight(case):
 @rows
 def test_dropout_is_inert_at_inference_and_reproducible_with_a_seed(case):
     layer, twin = built(case), built(case)
-    x = random(case.input_shape)
+    x = normal(*case.input_shape)
     first, second = flat(layer(x)), flat(layer(x, training=False))
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -162,8 +149,8 @@ def test_masked_tokens_have_no_influence(case):
     if case.layer is kv.TubeletEmbedding:
         mask[:, 2:] = False
     mask.reshape(3, -1)[:, 0] = True
-    x = random(case.input_shape)
-    noisy = np.where(mask[..., None], x, 100 * random(case.input_shape, 5))
+    x = normal(*case.input_shape)
+    noisy = np.where(mask[..., None], x, 100 * normal(*case.input_shape, seed=5))
     options = {}
     if "mask" in inspect.signature(layer.call).parameters:
         options["mask"] = keras.ops.convert_to_tensor(mask)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
+from helpers import normal
 from scenic import (
     assert_close,
     case_names,
@@ -58,10 +59,6 @@ def forward_arguments(settings):
 
 def model_id(settings):
     return "-".join(str(settings[name]) for name in FORWARD[:3] if name in settings)
-
-
-def normal(*shape, seed=1):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def random_mask(*shape):

@@ -1,0 +1,79 @@
+"""The two paths of attention, and that factorized variants keep to their axes."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import flat, normal, randomize
+
+import keras_vivit as kv
+from keras_vivit.attention import MultiHeadSelfAttention
+
+GRID = (3, 2, 5)
+AXES = [("all",), ("space",), ("time",), ("time", "space")]
+
+
+def make(axes, dropout_rate):
+    layer = MultiHeadSelfAttention(4, axes, dropout_rate)
+    layer.build((2, *GRID, 16))
+    randomize(layer)
+    return layer
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("axes", AXES)
+def test_dropout_path_equals_the_fused_one_when_nothing_is_dropped(axes, masked):
+    layer = make(axes, dropout_rate=1e-12)
+    x = normal(2, *GRID, 16)
+    mask = np.random.default_rng(0).random((2, *GRID)) < 0.7 if masked else None
+    seeds = iter([keras.random.SeedGenerator(0)] * 2)
+    fused = flat(layer(x, mask=mask))[0]
+    explicit = flat(layer(x, mask=mask, seeds=seeds))[0]
+    np.testing.assert_allclose(fused, explicit, atol=1e-5)
+
+
+def test_dropout_thins_out_weights_without_changing_their_mean():
+    layer = make(("all",), dropout_rate=0.5)
+    x = normal(1, *GRID, 16)
+    seeds = iter([keras.random.SeedGenerator(0)] * 100)
+    dropped = np.stack([flat(layer(x, seeds=seeds))[0] for _ in range(100)])
+    error = dropped.std(axis=0) / 10  # of a mean of 100
+    assert np.all(error > 0)
+    assert np.abs((dropped.mean(axis=0) - flat(layer(x))[0]) / error).max() < 5
+
+
+def attended_lengths(monkeypatch, model, video):
+    """Number of tokens in each call of the attention function, on an eager pass."""
+    lengths = []
+    attend = keras.ops.dot_product_attention
+
+    def spy(query, key, value, **kwargs):
+        lengths.append((query.shape[1], key.shape[1]))
+        return attend(query, key, value, **kwargs)
+
+    monkeypatch.setattr(keras.ops, "dot_product_attention", spy)
+    model(video)
+    return set(lengths)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("spatio_temporal", {(30, 30)}),
+        ("factorized_encoder", {(10, 10), (3, 3)}),
+        ("factorized_self_attention", {(10, 10), (3, 3)}),
+        ("factorized_dot_product", {(10, 10), (3, 3)}),
+    ],
+)
+def test_only_the_first_variant_attends_over_all_tokens(monkeypatch, variant, expected):
+    model = kv.ViViTBackbone(
+        (6, 4, 10, 1),
+        tubelet_size=(2, 2, 2),
+        variant=variant,
+        embed_dim=8,
+        num_layers=1,
+        num_temporal_layers=1,
+        num_heads=2,
+        mlp_dim=8,
+    )
+    lengths = attended_lengths(monkeypatch, model, normal(1, 6, 4, 10, 1))
+    assert lengths == expected
