@@ -16,9 +16,9 @@ def run_tests(session, backend, *requirements):
     groups = nox.project.dependency_groups(PYPROJECT, backend, "test")
     # The backend goes first: nothing else may choose another build of it.
     session.install(*groups)
-    # Without its dependencies, PyTorch and torchvision; it needs two of them.
-    session.install("--no-deps", "medmnist")
-    session.install(".[examples]", *requirements)
+    # Without their dependencies: PyTorch and torchvision, tensorflow-text.
+    session.install("--no-deps", "medmnist", "keras-hub")
+    session.install(".[examples,hf,scenic]", *requirements)
     session.run("pytest", *session.posargs, env={"KERAS_BACKEND": backend})
 
 
@@ -31,9 +31,9 @@ def tests(session, backend):
 
 @nox.session
 def lowest(session):
-    """The test suite on JAX, with the lowest Keras that the package admits."""
+    """The test suite on PyTorch, with the lowest Keras that the package admits."""
     (keras,) = (d for d in PYPROJECT["project"]["dependencies"] if "keras" in d)
-    run_tests(session, "jax", keras.replace(">=", "=="))
+    run_tests(session, "torch", keras.replace(">=", "=="))
 
 
 @nox.session

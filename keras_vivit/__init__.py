@@ -7,6 +7,7 @@ from keras_vivit.blocks import (
     FactorizedSelfAttentionBlock,
     ViViTEncoderBlock,
 )
+from keras_vivit.checkpoints import save_to_transformers
 from keras_vivit.classifier import ViViTClassifier
 from keras_vivit.embeddings import ClassToken, TubeletEmbedding
 from keras_vivit.pooling import TokenPooling
@@ -26,4 +27,5 @@ __all__ = [
     "ViViTClassifier",
     "ViViTEncoderBlock",
     "resize_position_table",
+    "save_to_transformers",
 ]

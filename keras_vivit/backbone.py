@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vivit import presets, validation
+from keras_vivit import checkpoints, presets, validation
 from keras_vivit.blocks import (
     FactorizedDotProductBlock,
     FactorizedSelfAttentionBlock,
@@ -274,21 +274,56 @@ class ViViTBackbone(keras.Model):
 
     @classmethod
     def from_preset(cls, source, **overrides):
-        """Builds a backbone from a preset.
+        """Builds a backbone from a preset, or with the weights of a checkpoint.
 
-        Args:
-            source: String, a name from `presets()`.
-            **overrides: Constructor arguments that replace the preset's.
-
-        Returns:
-            A `ViViTBackbone` with new random weights.
-
-        Raises:
-            ValueError: If there is no such preset.
+        It takes the arguments of `ViViTClassifier.from_preset`, but `num_classes`, and
+        leaves a checkpoint's head aside.
         """
+        if source not in presets.PRESETS:
+            return checkpoints.load(cls, source, head=False, **overrides)
         config = presets.find(source)
         del config["num_classes"]
         return cls(**{**config, **overrides})
+
+    @classmethod
+    def from_image_preset(
+        cls,
+        source,
+        video_shape,
+        tubelet_size=None,
+        tubelet_init="central_frame",
+        **overrides,
+    ):
+        """Builds a backbone with the weights of an image ViT.
+
+        The position table is repeated over time. Variant 2 gets a new temporal encoder;
+        in variant 3 the temporal attention starts as zero. Activation, epsilon and
+        sizes are those of the image model.
+
+        Args:
+            source: A folder with a ViT in the `transformers` format,
+                `hf://owner/name[@revision]`, or a `keras_hub.models.ViTBackbone`.
+            video_shape: Tuple `(frames, height, width, channels)`. Tables are resampled
+                to it; for one channel, kernels are summed over theirs.
+            tubelet_size: Tuple `(frames, height, width)`. Defaults to two frames of the
+                image model's patches.
+            tubelet_init: `"central_frame"` or `"inflate"`, see
+                `keras_vivit.initializers`.
+            **overrides: Other arguments of the constructor, such as `variant` and
+                `pooling` (`"token"` keeps the image model's class token).
+
+        Returns:
+            A `ViViTBackbone`.
+
+        Raises:
+            ValueError: If the source cannot be read or does not fit.
+
+        Reference:
+            [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), section 3.4
+        """
+        return checkpoints.load_image_model(
+            cls, source, video_shape, tubelet_size, tubelet_init, **overrides
+        )
 
     @classmethod
     def presets(cls):

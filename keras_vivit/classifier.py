@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vivit import presets, validation
+from keras_vivit import checkpoints, presets, validation
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.pooling import TokenPooling
 
@@ -101,18 +101,36 @@ class ViViTClassifier(keras.Model):
 
     @classmethod
     def from_preset(cls, source, **overrides):
-        """Builds a classifier from a preset.
+        """Builds a classifier from a preset, or with the weights of a checkpoint.
+
+        What a checkpoint tells (variant, sizes, classes) need not be given. Position
+        tables are resampled to another `video_shape`, tubelet kernels to another
+        length, and summed for a single channel. With other `num_classes` the head is
+        new, and a warning says so; a dictionary whose values sum up to the checkpoint's
+        classes splits its head, in that order. Models with weights take raw pixels, 0
+        to 255, unless `rescaling` says otherwise.
 
         Args:
-            source: String, a name from `presets()`.
-            **overrides: Constructor arguments that replace the preset's.
+            source: One of: a name from `presets()` (the weights are random); a folder
+                in the `transformers` format (`config.json`, and `model.safetensors` or
+                `pytorch_model.bin`, whole or in shards);
+                `hf://owner/name[@revision]` on the Hugging Face Hub; a Scenic
+                checkpoint file, which does not tell `video_shape`, `attention_order`,
+                and `variant` where that is 4 or 1 with mean pooling.
+            **overrides: Constructor arguments that replace the source's, and
+                `source_video_shape`: the size that a Scenic checkpoint was trained on,
+                if `video_shape` is another.
 
         Returns:
-            A `ViViTClassifier` with new random weights.
+            A `ViViTClassifier`.
 
         Raises:
-            ValueError: If there is no such preset.
+            ValueError: If the source cannot be read, an argument is missing, or a
+                tensor is left over, missing or of the wrong shape.
+            ImportError: If reading the source needs a package that is not installed.
         """
+        if source not in presets.PRESETS:
+            return checkpoints.load(cls, source, head=True, **overrides)
         return cls(**{**presets.find(source), **overrides})
 
     @classmethod

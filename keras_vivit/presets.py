@@ -61,9 +61,4 @@ PRESETS["vivit_organmnist3d_baseline"] = {
 
 def find(name):
     """Returns a copy of the constructor arguments of the preset `name`."""
-    if name not in PRESETS:
-        raise ValueError(
-            f"`source` must be the name of a preset: {', '.join(PRESETS)}. "
-            f"Received: source={name!r}"
-        )
     return dict(PRESETS[name]["config"])

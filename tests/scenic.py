@@ -1,19 +1,16 @@
-"""Scenic's ViViT parameters for the tests: read, make up, put into a Keras model.
-
-Only `msgpack` is needed, because the TensorFlow and PyTorch test environments have
-neither jax nor flax.
-"""
+"""Scenic's ViViT parameters for the tests: read, make up, put into a Keras model."""
 
 import contextlib
 import math
 import pathlib
-import re
 import types
 
 import keras
 import msgpack
 import numpy as np
 import pytest
+
+from keras_vivit import formats, weight_map
 
 CASES = pathlib.Path(__file__).parent / "parity" / "scenic"
 
@@ -27,32 +24,14 @@ VARIANTS = {
 # === Reading ===
 
 
-def _array(code, data):
-    # flax: 1 is an array, 3 a NumPy scalar (the optimizer's counters), 2 complex.
-    if code not in (1, 3):
-        raise ValueError(f"Only arrays and scalars are read. Received: type {code}")
-    shape, dtype, raw = msgpack.unpackb(data)
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def _flatten(tree, prefix=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value
-
-
-def read_checkpoint(path):
-    """A checkpoint's parameters as a flat dict, `"a/b/c"` -> array."""
-    tree = msgpack.unpackb(pathlib.Path(path).read_bytes(), ext_hook=_array)
-    # Files written before Scenic left `flax.optim` keep the model in the optimizer.
-    tree = tree["optimizer"]["target"] if "optimizer" in tree else tree["params"]
-    return dict(_flatten(tree.get("params", tree)))
-
-
 def case_names():
     return sorted(path.stem for path in CASES.glob("*.npz"))
+
+
+def read_params(name):
+    """A case's parameters as a flat dict, `"a/b/c"` -> array."""
+    checkpoint = formats.read_scenic(CASES / f"{name}.msgpack")
+    return {name: read() for name, read in checkpoint.tensors.items()}
 
 
 def read_case(name):
@@ -77,7 +56,7 @@ def read_case(name):
         return types.SimpleNamespace(
             inputs=case["inputs"],
             logits=case["logits"],
-            params=read_checkpoint(CASES / f"{name}.msgpack"),
+            params=read_params(name),
             settings=settings,
         )
 
@@ -167,115 +146,24 @@ def random_block(variant, embed_dim, num_heads, mlp_dim, seed=0):
     return {name: random_array(name, shape, rng) for name, shape in shapes}
 
 
+# === Writing ===
+
+
+def write_checkpoint(path, params):
+    """Writes a flat parameter dict as Flax does."""
+    tree = {}
+    for name, value in params.items():
+        *folders, leaf = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        content = msgpack.packb((value.shape, value.dtype.name, value.tobytes()))
+        place[leaf] = msgpack.ExtType(1, content)
+    path.write_bytes(msgpack.packb({"params": tree}))
+    return path
+
+
 # === Putting into Keras ===
-
-ENCODERS = {
-    "encoder": ("Transformer", "cls"),
-    "spatial": ("SpatialTransformer", "cls_SpatialTransformer"),
-    "temporal": ("TemporalTransformer", "cls_TemporalTransformer"),
-}
-
-# Without `_space`, `_time` and `_mlp` Scenic's layers are numbered in order of use.
-BLOCK = {
-    "attention_norm": "LayerNorm_0",
-    "attention": "MultiHeadDotProductAttention_0",
-    "mlp_norm": "LayerNorm_1",
-    "mlp": "MlpBlock_0",
-}
-FACTORIZED_BLOCK = {
-    "space_norm": "LayerNorm_space",
-    "space_attention": "MultiHeadDotProductAttention_space",
-    "time_norm": "LayerNorm_time",
-    "time_attention": "MultiHeadDotProductAttention_time",
-    "mlp_norm": "LayerNorm_mlp",
-    "mlp": "MlpBlock",
-}
-
-PATH = re.compile(
-    r"(?:^|/)(?:(?P<ends>tubelet_embedding|head)"
-    r"|(?P<encoder>encoder|spatial|temporal)_"
-    r"(?P<part>position|class_token|norm|block_(?P<block>\d+)))/(?P<rest>.+)$"
-)
-
-
-def _block_weight(rest, factorized):
-    """`"mlp/hidden/kernel"` -> `"MlpBlock_0/Dense_0/kernel"`."""
-    layer, *inner, weight = rest.split("/")
-    layer = (FACTORIZED_BLOCK if factorized else BLOCK).get(layer, layer)
-    outputs = {"hidden": "Dense_0", "output": "Dense_1"}
-    if layer.startswith("MultiHead"):
-        outputs = {"output": "out"}
-    weight = {"gamma": "scale", "beta": "bias"}.get(weight, weight)
-    return "/".join([layer, *(outputs.get(name, name) for name in inner), weight])
-
-
-def _scenic_name(path, factorized):
-    """Where Scenic keeps a Keras variable; `[0]` and `[1:]` are rows of a table."""
-    match = PATH.search(path)
-    if match is None:
-        raise ValueError(f"No Scenic name is known for the Keras weight {path}.")
-    rest = match["rest"]
-    if match["ends"]:
-        layer = {"tubelet_embedding": "embedding", "head": "output_projection"}
-        return f"{layer[match['ends']]}/{rest}"
-    transformer, token = ENCODERS[match["encoder"]]
-    table = f"{transformer}/posembed_input/pos_embedding"
-    if match["part"] == "norm":
-        weight = {"gamma": "scale", "beta": "bias"}.get(rest, rest)
-        return f"{transformer}/encoder_norm/{weight}"
-    if match["block"]:
-        weight = _block_weight(rest, factorized)
-        return f"{transformer}/encoderblock_{match['block']}/{weight}"
-    names = {"table": f"{table}[1:]", "token": token, "position": f"{table}[0]"}
-    return names.get(rest, rest)
-
-
-def _split_tables(params):
-    """Gives a class token's row of a position table a name of its own.
-
-    Drops the leading axes of size 1, which Keras' tables and tokens do not have.
-    """
-    params = dict(params)
-    for transformer, token in ENCODERS.values():
-        name = f"{transformer}/posembed_input/pos_embedding"
-        if name not in params:
-            continue
-        rows = params.pop(name).squeeze(0)
-        if token in params:
-            params[token] = params[token].squeeze((0, 1))
-            params[f"{name}[0]"], rows = rows[0], rows[1:]
-        params[f"{name}[1:]"] = rows
-    return params
-
-
-def load_scenic(model, params):
-    """Puts a flat Scenic parameter dict into a Keras model, or raises ValueError.
-
-    Strict: every tensor is used once, every Keras weight is set, no shape is adapted.
-    """
-    factorized = any("/space_attention/" in w.path for w in model.weights)
-    unused, found, missing = _split_tables(params), [], []
-    for weight in model.weights:
-        name = _scenic_name(weight.path, factorized)
-        if name not in unused:
-            missing.append(f"{name} (for {weight.path})")
-            continue
-        value, shape = unused.pop(name), tuple(weight.shape)
-        if name.endswith("[1:]") and len(value) == math.prod(shape[:-1]):
-            value = value.reshape(*shape[:-1], -1)  # time-major rows -> the grid
-        if value.shape != shape:
-            raise ValueError(
-                f"{name} must have the shape of {weight.path}, {shape}. "
-                f"Received: {value.shape}"
-            )
-        found.append((weight, value))
-    if missing or unused:
-        raise ValueError(
-            "Scenic's tree and the model must hold the same tensors. "
-            f"Missing from the tree: {missing}. Unused: {sorted(unused)}"
-        )
-    for weight, value in found:
-        weight.assign(value)
 
 
 @contextlib.contextmanager
@@ -294,11 +182,17 @@ def unset_weights():
         yield
 
 
+def load_scenic(model, params):
+    """Puts a flat Scenic parameter dict into a model."""
+    tensors = {name: lambda value=value: value for name, value in params.items()}
+    weight_map.assign(weight_map.layers_of(model), tensors)
+
+
 def load_scenic_block(block, params):
     """The same for a single built block and the parameters of `random_block`."""
     prefix = "Transformer/encoderblock_0/"
-    params = {prefix + name: value for name, value in params.items()}
-    load_scenic(block, params)
+    tensors = {prefix + n: lambda value=value: value for n, value in params.items()}
+    weight_map.assign([block], tensors)
 
 
 def assert_close(actual, expected, kept=None):

@@ -1,9 +1,12 @@
 """Position tables between grids."""
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 from helpers import flat, normal, randomize
+from hypothesis import strategies
+from scipy import ndimage
 
 import keras_vivit as kv
 
@@ -43,6 +46,24 @@ def test_tables_of_another_width_are_refused():
 def test_table_of_the_same_grid_is_unchanged():
     table = normal(2, 3, 4, 6)
     np.testing.assert_array_equal(kv.resize_position_table(table, (2, 3, 4)), table)
+
+
+sizes = strategies.tuples(*[strategies.integers(1, 9)] * 3)
+
+
+@hypothesis.given(old=sizes, new=sizes)
+def test_resampling_is_scipys(old, new):
+    table = normal(*old, 2)
+    zoom = [n / o for n, o in zip(new, old, strict=True)]
+    expected = np.stack(
+        [
+            ndimage.zoom(table[..., i], zoom, order=1, mode="nearest", grid_mode=True)
+            for i in range(2)
+        ],
+        axis=-1,
+    )
+    resized = kv.resize_position_table(table, new)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
 
 
 def test_resampling_keeps_constants_and_the_dtype():

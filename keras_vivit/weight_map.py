@@ -1,0 +1,177 @@
+"""Where each tensor of a checkpoint, under Scenic's name, belongs in a model."""
+
+import functools
+import math
+import re
+
+import keras
+import numpy as np
+
+from keras_vivit import initializers
+from keras_vivit.blocks import FactorizedSelfAttentionBlock
+from keras_vivit.positions import resize_position_table
+
+HEAD = "output_projection"
+# Prefix of our layers: Scenic's encoder, and its class token.
+ENCODERS = {
+    "encoder": ("Transformer", "cls"),
+    "spatial": ("SpatialTransformer", "cls_SpatialTransformer"),
+    "temporal": ("TemporalTransformer", "cls_TemporalTransformer"),
+}
+ATTENTION, MLP = "MultiHeadDotProductAttention", "MlpBlock"
+BLOCK = {
+    "attention_norm": "LayerNorm_0",
+    "attention": f"{ATTENTION}_0",
+    "mlp_norm": "LayerNorm_1",
+    "mlp": f"{MLP}_0",
+}
+FACTORIZED_BLOCK = {
+    "space_norm": "LayerNorm_space",
+    "space_attention": f"{ATTENTION}_space",
+    "time_norm": "LayerNorm_time",
+    "time_attention": f"{ATTENTION}_time",
+    "mlp_norm": "LayerNorm_mlp",
+    "mlp": MLP,
+}
+
+
+def assign(layers, tensors, trained_on=None, fresh="", stretch=initializers.resample):
+    """Puts every tensor where it belongs, or raises.
+
+    Args:
+        layers: List of a model's layers, named as `ViViTBackbone` names them.
+        tensors: Dictionary name -> function that reads the tensor.
+        trained_on: The checkpoint's `video_shape`; by default the model's.
+        fresh: Regular expression: names of tensors that may be missing. Those weights
+            keep their initial values.
+        stretch: Function `(kernel, frames)`, for another length of the tubelet.
+
+    Raises:
+        ValueError: If a tensor is left over, missing or of the wrong shape.
+    """
+    found = list(places(layers))
+    missing = [
+        (name, weight)
+        for weight, name, _ in found
+        if name not in tensors and not (fresh and re.match(fresh, name))
+    ]
+    unused = sorted(set(tensors) - {name for _, name, _ in found})
+    if missing or unused:
+        raise ValueError(
+            "The checkpoint and the model must hold the same tensors. Missing in the "
+            f"checkpoint: {_list((n, w.shape) for n, w in missing)}. Not in the model: "
+            f"{_list((n, tensors[n]().shape) for n in unused)}."
+        )
+    grid = None
+    if trained_on:
+        tubelet = (1, *tensors["embedding/kernel"]().shape[:-2])[-3:]
+        grid = tuple(n // p for n, p in zip(trained_on, tubelet, strict=False))
+    for weight, name, part in found:
+        if name not in tensors:
+            continue
+        value = np.asarray(tensors[name](), "float32")
+        if name == "embedding/kernel":
+            value = _fit_kernel(value, weight.shape, stretch)
+        elif part is not None:
+            value = part(value, grid)
+        if value.shape != tuple(weight.shape):
+            raise ValueError(
+                f"{name} must have the shape of {weight.path}, {tuple(weight.shape)}. "
+                f"Received: {value.shape}"
+            )
+        weight.assign(value)
+
+
+def tensors_of(model):
+    """A variant 1's tensors under Scenic's names and in its layout."""
+    tensors, rows = {}, {}
+    for weight, name, _ in places(layers_of(model)):
+        value = keras.ops.convert_to_numpy(weight)
+        if name.endswith("pos_embedding"):
+            rows[weight.name] = value.reshape(-1, value.shape[-1])
+            continue
+        tensors[name] = value[None, None] if name == "cls" else value
+    table = np.concatenate([rows["position"], rows["table"]])
+    return {**tensors, "Transformer/posembed_input/pos_embedding": table[None]}
+
+
+def _list(pairs):
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in pairs) or "none"
+
+
+def layers_of(model):
+    backbone = getattr(model, "backbone", model)
+    return backbone.layers if backbone is model else [*backbone.layers, *model.layers]
+
+
+def places(layers):
+    """Triples of a weight, its tensor's name, and how to take it out of the tensor."""
+    start = 0
+    for layer in layers:
+        encoder, _, role = layer.name.partition("_")
+        transformer, token = ENCODERS.get(encoder, ("", ""))
+        table = f"{transformer}/posembed_input/pos_embedding"
+        for weight in layer.weights:
+            path = weight.path.removeprefix(f"{layer.path}/")
+            if layer.name == "tubelet_embedding":
+                yield weight, f"embedding/{path}", None
+            elif layer.name == "head" or layer.name.endswith("_head"):
+                columns = slice(start, start + weight.shape[-1])
+                yield weight, f"{HEAD}/{path}", lambda x, _, c=columns: x[..., c]
+            elif role == "position":
+                yield weight, table, functools.partial(_rows, own=weight.shape[:-1])
+            elif path == "token":
+                yield weight, token, lambda x, _: x.reshape(-1)
+            elif path == "position":
+                yield weight, table, lambda x, _: x[0, 0]
+            elif role == "norm":
+                yield weight, f"{transformer}/encoder_norm/{_weight_name(path)}", None
+            elif role.startswith("block_"):
+                index = role.removeprefix("block_")
+                name = _name_in_block(layer, path)
+                yield weight, f"{transformer}/encoderblock_{index}/{name}", None
+        if layer.name.endswith("_head"):
+            start += layer.units
+
+
+def _weight_name(name):
+    return {"gamma": "scale", "beta": "bias"}.get(name, name)
+
+
+def _name_in_block(block, path):
+    """`"mlp/hidden/kernel"` becomes `"MlpBlock_0/Dense_0/kernel"`."""
+    layer, *inner, weight = path.split("/")
+    outputs = {"output": "out"} if "attention" in layer else {"output": "Dense_1"}
+    outputs["hidden"] = "Dense_0"
+    names = [outputs.get(name, name) for name in inner]
+    factorized = isinstance(block, FactorizedSelfAttentionBlock)
+    layers = FACTORIZED_BLOCK if factorized else BLOCK
+    return "/".join([layers[layer], *names, _weight_name(weight)])
+
+
+def _rows(table, grid, own):
+    """Takes a layer's rows out of Scenic's table, resampled to its own grid."""
+    own = tuple(own)
+    if grid is None:
+        grid = own
+    elif len(own) < 3:  # The encoders of variant 2: over space, and over time.
+        grid = grid[1:] if len(own) == 2 else grid[:1]
+    rows, tokens = table[0], math.prod(grid)
+    if len(rows) == tokens + 1:  # The class token's comes first.
+        rows = rows[1:]
+    if len(rows) != tokens:
+        raise ValueError(
+            f"The position table must have one row for each token of the grid {grid}. "
+            f"Received: {len(rows)} rows (`source_video_shape` names the size of the "
+            "videos that a Scenic checkpoint was trained on)."
+        )
+    return resize_position_table(rows.reshape(*grid, -1), own)
+
+
+def _fit_kernel(kernel, shape, stretch):
+    """Fits a tubelet kernel to another length, and to one channel instead of three."""
+    if kernel.ndim == 4:  # Uniform frame sampling, or an image model.
+        kernel = kernel[None]
+    if shape[3] == 1 < kernel.shape[3]:
+        kernel = kernel.sum(axis=3, keepdims=True)
+    return kernel if len(kernel) == shape[0] else stretch(kernel, shape[0])

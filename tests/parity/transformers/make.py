@@ -1,0 +1,66 @@
+"""Writes small checkpoints with random weights, and their outputs, by `transformers`.
+
+    python tests/parity/transformers/make.py
+
+The stored files are those of transformers 5.23.0 and PyTorch 2.13.0.
+"""
+
+import pathlib
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "intermediate_size": 40,
+    "num_labels": 5,
+}
+
+
+def write(folder):
+    """Writes `vivit` (again in shards and in PyTorch's format), `vit`, and outputs."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    video = transformers.VivitForVideoClassification(
+        transformers.VivitConfig(
+            image_size=16, num_frames=6, tubelet_size=[2, 4, 8], **SIZES
+        )
+    )
+    image = transformers.ViTModel(
+        transformers.ViTConfig(image_size=16, patch_size=4, **SIZES),
+        add_pooling_layer=False,
+    )
+    for model in (video, image):
+        model.eval()
+        with torch.no_grad():
+            # Fresh weights are too small for mistakes to show.
+            for weight in model.parameters():
+                weight.normal_(0, 0.3)
+    video.save_pretrained(folder / "vivit")
+    video.save_pretrained(folder / "vivit_sharded", max_shard_size="20KB")
+    image.save_pretrained(folder / "vit")
+    # The names in memory, which are not those that `save_pretrained` writes.
+    video.config.save_pretrained(folder / "vivit_in_memory")
+    torch.save(video.state_dict(), folder / "vivit_in_memory" / "pytorch_model.bin")
+
+    rng = np.random.default_rng(0)
+    videos = rng.uniform(-1, 1, (2, 6, 16, 16, 3)).astype("float32")
+    images = rng.uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
+    with torch.no_grad():
+        logits = video(torch.tensor(videos).permute(0, 1, 4, 2, 3)).logits
+        tokens = image(torch.tensor(images).permute(0, 3, 1, 2)).last_hidden_state
+    np.savez(
+        folder / "outputs.npz",
+        videos=videos,
+        images=images,
+        logits=logits.numpy(),
+        tokens=tokens.numpy(),
+    )
+
+
+if __name__ == "__main__":
+    write(HERE)
