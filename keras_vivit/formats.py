@@ -1,7 +1,6 @@
 """Checkpoint files as dictionaries of tensors under Scenic's names.
 
-Nothing in a file is executed, and no tensor is read before it is asked for (but
-Scenic's format is one message, which is read as a whole).
+Nothing in a file is executed, and no tensor is read before it is asked for.
 """
 
 import functools
@@ -43,59 +42,67 @@ def optional_package(name, extra):
 
 # === Scenic: Flax's msgpack ===
 
+# Where the model is; until Scenic left `flax.optim`, the optimizer held it.
+ROOTS = ("optimizer/target/params/", "optimizer/target/", "params/params/", "params/")
+
 
 def read_scenic(path):
+    """Finds the tensors of a Scenic checkpoint, without reading them."""
     msgpack = optional_package("msgpack", "keras-vivit[scenic]")
     try:
-        with path.open("rb") as file:
-            # Streamed: the file is never in memory beside the tensors.
-            unpacker = msgpack.Unpacker(
-                file,
-                ext_hook=functools.partial(_array, msgpack.unpackb),
-                max_buffer_size=os.path.getsize(path),
-            )
-            tree = unpacker.unpack()
-        # Files written before Scenic left `flax.optim` keep the model in the optimizer.
-        tree = tree["optimizer"]["target"] if "optimizer" in tree else tree["params"]
-        arrays = dict(_flatten(tree.get("params", tree)))
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        msgpack.OutOfData,
-    ) as error:
-        raise ValueError(
-            "`source` must be a Scenic checkpoint, as Flax writes it. "
-            f"Received: {path} ({type(error).__name__}: {error})"
-        ) from error
-    return Checkpoint(
-        {name: functools.partial(_same, a) for name, a in arrays.items()}, {}
+        with path.open("rb") as file, path.open("rb") as preview:
+            unpacker = msgpack.Unpacker(file, max_buffer_size=os.path.getsize(path))
+            places = dict(_leaves(unpacker, preview))
+    except (ValueError, TypeError, RecursionError, msgpack.OutOfData) as error:
+        raise _no_scenic(path, error) from error
+    for root in ROOTS:
+        tensors: Tensors = {
+            name.removeprefix(root): functools.partial(_read_array, path, *place)
+            for name, place in places.items()
+            if name.startswith(root)
+        }
+        if tensors:
+            return Checkpoint(tensors, {})
+    raise _no_scenic(path, "no parameters")
+
+
+def _no_scenic(path, reason):
+    return ValueError(
+        "`source` must be a Scenic checkpoint, as Flax writes it. "
+        f"Received: {path} ({reason!r})"
     )
 
 
-def _same(array):
-    return array
-
-
-def _array(unpack, code, data):
-    # Flax: 1 is an array, 3 a NumPy scalar (the optimizer's counters), 2 complex.
-    if code not in (1, 3):
-        raise ValueError(f"extension type {code} is no array")
-    shape, dtype, buffer = unpack(data)
-    if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise ValueError(f"an array has the shape {shape}")
-    return np.frombuffer(buffer, np.dtype(dtype)).reshape(shape)
-
-
-def _flatten(tree, prefix=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}/")
-        elif isinstance(value, np.ndarray):
-            yield prefix + name, value
+def _leaves(unpacker, preview, prefix=""):
+    """Pairs of a name, and the first and last byte of what it names."""
+    for _ in range(unpacker.read_map_header()):
+        name = f"{prefix}{unpacker.unpack()}"
+        start = unpacker.tell()
+        preview.seek(start)
+        (kind,) = preview.read(1) or b"\0"
+        if kind >> 4 == 0x8 or kind in (0xDE, 0xDF):  # A map.
+            yield from _leaves(unpacker, preview, f"{name}/")
         else:
-            raise ValueError(f"{prefix}{name} is no array")
+            unpacker.skip()
+            yield name, (start, unpacker.tell())
+
+
+def _read_array(path, start, end):
+    msgpack = optional_package("msgpack", "keras-vivit[scenic]")
+    with path.open("rb") as file:
+        file.seek(start)
+        message = file.read(end - start)
+    try:
+        extension = msgpack.unpackb(message)
+        # Flax: 1 is an array, 3 a NumPy scalar, 2 a complex number.
+        if not isinstance(extension, msgpack.ExtType) or extension.code != 1:
+            raise TypeError("not an array")
+        shape, dtype, buffer = msgpack.unpackb(extension.data)
+        if any(not isinstance(n, int) or n < 0 for n in shape):
+            raise ValueError(f"the shape {shape}")
+        return np.frombuffer(buffer, np.dtype(dtype)).reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise _no_scenic(path, error) from error
 
 
 # === transformers: safetensors, or PyTorch's own format ===
@@ -158,12 +165,19 @@ def _open_shards(folder, index, opener):
 def _open_safetensors(path):
     safetensors = optional_package("safetensors", "keras-vivit[hf]")
     try:
-        file = safetensors.safe_open(path, "np")
+        with safetensors.safe_open(path, "np") as file:
+            names = list(file.keys())
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path} must be a whole safetensors file ({error})."
         ) from error
-    return {n: functools.partial(file.get_tensor, n) for n in file.keys()}  # noqa: SIM118
+
+    def read(name):
+        # Opened anew each time: pages that were mapped would count as memory in use.
+        with safetensors.safe_open(path, "np") as file:
+            return file.get_tensor(name)
+
+    return {name: functools.partial(read, name) for name in names}
 
 
 def _open_pytorch(path):
