@@ -1,5 +1,7 @@
 """The four variants of ViViT, in the order of the paper."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -380,8 +382,8 @@ class FramePooling(TokenPooling):
             return None
         if self.pooling == "token":
             mask = mask[:, 1:]
-        kept = ops.any(mask, axis=tuple(range(1, len(mask.shape))))
-        return ops.reshape(kept, (-1, self.frames))
+        tokens = math.prod(ops.shape(mask)[1:])
+        return ops.any(ops.reshape(mask, (-1, self.frames, tokens)), axis=-1)
 
     def compute_output_shape(self, input_shape):
         batch = input_shape[0]
