@@ -1,5 +1,6 @@
 """Video Vision Transformer layers and models for Keras 3."""
 
+from keras_vivit import augmentation, initializers
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
     DropPath,
@@ -26,6 +27,8 @@ __all__ = [
     "ViViTBackbone",
     "ViViTClassifier",
     "ViViTEncoderBlock",
+    "augmentation",
+    "initializers",
     "resize_position_table",
     "save_to_transformers",
 ]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 
 import keras
@@ -89,10 +90,12 @@ def read(folder):
                     f"{folder} must hold {scenic} once, not as {name} too."
                 )
             tensors[scenic] = functools.partial(_converted, load, convert)
+    video_shape = (frames, height, width, channels)
+    _check_grid(tensors, video_shape, folder)
     if not config.get("qkv_bias", True):
         _add_zero_biases(tensors)
     settings = {
-        "video_shape": (frames, height, width, channels),
+        "video_shape": video_shape,
         "activation": ACTIVATIONS[activation],
         "layer_norm_epsilon": epsilon,
     }
@@ -131,6 +134,22 @@ def _to_scenic(name, heads):
     if scenic.endswith("out/kernel"):
         return scenic, lambda w: w.T.reshape(heads, -1, w.shape[0])
     return scenic, np.transpose
+
+
+def _check_grid(tensors, video_shape, folder):
+    """Before a model of an absurd size is built from what config.json says."""
+    names = ("embedding/kernel", _OTHERS["embeddings.position_embeddings"])
+    if not set(names) <= set(tensors):
+        return  # Said elsewhere, with all other names.
+    kernel, table = (tensors[name]().shape for name in names)
+    tubelet = (1, *kernel[:-2])[-3:]
+    tokens = math.prod(n // p for n, p in zip(video_shape, tubelet, strict=False))
+    if table[1] - tokens not in (0, 1):
+        raise ValueError(
+            "config.json must describe videos with one token for each row of the "
+            f"position table. Received: {folder}, where {video_shape} gives {tokens} "
+            f"tokens and the table has {table[1]} rows."
+        )
 
 
 def _add_zero_biases(tensors):

@@ -33,6 +33,15 @@ def rate(name, value):
     return float(value)
 
 
+def between(name, value, low, high):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not low <= float(value) <= high:
+        raise ValueError(
+            f"`{name}` must lie in [{low}, {high}]. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
 def choice(name, value, options):
     if value not in options:
         raise ValueError(

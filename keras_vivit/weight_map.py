@@ -35,16 +35,18 @@ FACTORIZED_BLOCK = {
 }
 
 
-def assign(layers, tensors, trained_on=None, fresh="", stretch=initializers.resample):
-    """Puts every tensor where it belongs, or raises.
+def match(layers, tensors, trained_on=None, fresh="", stretch=initializers.resample):
+    """Finds the tensor of each weight, or raises.
 
     Args:
         layers: List of a model's layers, named as `ViViTBackbone` names them.
         tensors: Dictionary name -> function that reads the tensor.
         trained_on: The checkpoint's `video_shape`; by default the model's.
-        fresh: Regular expression: names of tensors that may be missing. Those weights
-            keep their initial values.
+        fresh: Regular expression: names of tensors that may be missing.
         stretch: Function `(kernel, frames)`, for another length of the tubelet.
+
+    Returns:
+        List of pairs: a weight, and a function that reads its value.
 
     Raises:
         ValueError: If a tensor is left over, missing or of the wrong shape.
@@ -66,20 +68,25 @@ def assign(layers, tensors, trained_on=None, fresh="", stretch=initializers.resa
     if trained_on:
         tubelet = (1, *tensors["embedding/kernel"]().shape[:-2])[-3:]
         grid = tuple(n // p for n, p in zip(trained_on, tubelet, strict=False))
-    for weight, name, part in found:
-        if name not in tensors:
-            continue
+
+    def read(name, part, shape):
         value = np.asarray(tensors[name](), "float32")
         if name == "embedding/kernel":
-            value = _fit_kernel(value, weight.shape, stretch)
-        elif part is not None:
-            value = part(value, grid)
-        if value.shape != tuple(weight.shape):
+            value = _fit_kernel(value, shape, stretch)
+        return value if part is None else part(value, grid)
+
+    pairs = [
+        (weight, functools.partial(read, name, part, tuple(weight.shape)))
+        for weight, name, part in found
+        if name in tensors
+    ]
+    for weight, reader in pairs:  # All of them, before any weight is set.
+        if (shape := reader().shape) != tuple(weight.shape):
             raise ValueError(
-                f"{name} must have the shape of {weight.path}, {tuple(weight.shape)}. "
-                f"Received: {value.shape}"
+                f"{reader.args[0]} must have the shape of {weight.path}, "
+                f"{tuple(weight.shape)}. Received: {shape}"
             )
-        weight.assign(value)
+    return pairs
 
 
 def tensors_of(model):

@@ -7,19 +7,21 @@ import dataclasses
 from typing import Any
 
 import keras_vivit as kv
+from keras_vivit import augmentation
 
 
 @dataclasses.dataclass
 class Case:
     """A layer, an input and what comes out.
 
-    Shapes hold the batch. `wrong` has tuples of changed arguments, an input shape
-    (or None for the right one) and the words that the error must hold.
+    Shapes hold the batch, or are dictionaries of shapes that do. `wrong` has tuples of
+    changed arguments, an input shape (or None for the right one) and the words that
+    the error must hold.
     """
 
     layer: type
     arguments: dict[str, Any]
-    input_shape: tuple
+    input_shape: Any
     output_shape: Any
     wrong: tuple = ()
     label: str = ""
@@ -64,6 +66,7 @@ MODEL = {
     "seed": 7,
 }
 VIDEO = (3, 4, 6, 8, 2)
+LABELLED = {"videos": VIDEO, "labels": (3, 3)}
 WRONG_MODEL = (
     ({"video_shape": (4, 6, 8)}, None, r"`video_shape` must be 4 pos.*\(4, 6, 8\)"),
     ({"variant": "joint"}, None, "`variant` must be one of.*'joint'"),
@@ -241,5 +244,70 @@ CASES = [
         VIDEO,
         {"noun": (3, 5), "verb": (3, 3)},
         label="two-heads",
+    ),
+    Case(
+        augmentation.RandomFlip,
+        {"axis": "height", "label_permutation": (0, 2, 1), "seed": 7},
+        LABELLED,
+        LABELLED,
+        wrong=(
+            ({"axis": "depth"}, None, "`axis` must be one of.*'depth'"),
+            ({"rate": 1.5}, None, r"`rate` must lie in \[0, 1\]. Received: rate=1.5"),
+            (
+                {"label_permutation": (0, 0)},
+                None,
+                r"each label once.*\(0, 0\)",
+            ),
+            ({}, VIDEO, "must be a dictionary with 'videos' and 'labels'"),
+        ),
+    ),
+    Case(
+        augmentation.RandomAffine,
+        {"rotation": 20, "scale": 0.2, "shift": 0.2, "seed": 7},
+        VIDEO,
+        VIDEO,
+        wrong=(
+            ({"rotation": -1}, None, "`rotation` must lie in.*rotation=-1"),
+            ({"scale": 1}, None, "`scale` must lie in.*scale=1"),
+            ({"shift": 3}, None, "`shift` must lie in.*shift=3"),
+            ({}, (3, 6, 8, 2), r"`inputs` must have the shape.*\(3, 6, 8, 2\)"),
+        ),
+    ),
+    Case(
+        augmentation.RandomIntensity,
+        {"gain": 0.2, "offset": 0.1, "gamma": 0.3, "noise": 0.1, "seed": 7},
+        VIDEO,
+        VIDEO,
+        wrong=(
+            ({"gain": 1.0}, None, "`gain` must lie in.*gain=1.0"),
+            ({"offset": -0.1}, None, "`offset` must lie in.*offset=-0.1"),
+            ({"gamma": "much"}, None, "`gamma` must lie in.*gamma='much'"),
+            ({"noise": 2}, None, "`noise` must lie in.*noise=2"),
+            ({"value_range": (1, 0)}, None, r"`value_range` must be.*\(1, 0\)"),
+        ),
+    ),
+    Case(
+        augmentation.RandomErasing,
+        {"tubelet_size": (2, 4, 3), "rate": 0.5, "seed": 7},
+        VIDEO,
+        VIDEO,
+        wrong=(
+            ({"tubelet_size": 2}, None, "`tubelet_size` must be 3 positive.*=2"),
+            ({"rate": 1}, None, "`rate` must lie in.*rate=1"),
+        ),
+    ),
+    *(
+        Case(
+            layer,
+            {"alpha": 0.8, "seed": 7},
+            LABELLED,
+            LABELLED,
+            wrong=(
+                ({"alpha": 0}, None, "`alpha` must lie in.*alpha=0"),
+                ({}, VIDEO, "must be a dictionary with 'videos' and 'labels'"),
+                ({}, {**LABELLED, "labels": (3,)}, r"`labels` must be soft.*\(3,\)"),
+            ),
+        )
+        for layer in (augmentation.MixUp, augmentation.CutMix)
     ),
 ]

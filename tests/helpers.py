@@ -8,6 +8,11 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
+def arrays(shapes, seed=0):
+    """A random array, or a structure of them."""
+    return keras.tree.map_shape_structure(lambda s: normal(*s, seed=seed), shapes)
+
+
 def randomize(layer, seed=1):
     """Zero-initialised weights would hide mistakes."""
     rng = np.random.default_rng(seed)

@@ -185,14 +185,16 @@ def unset_weights():
 def load_scenic(model, params):
     """Puts a flat Scenic parameter dict into a model."""
     tensors = {name: lambda value=value: value for name, value in params.items()}
-    weight_map.assign(weight_map.layers_of(model), tensors)
+    for weight, read in weight_map.match(weight_map.layers_of(model), tensors):
+        weight.assign(read())
 
 
 def load_scenic_block(block, params):
     """The same for a single built block and the parameters of `random_block`."""
     prefix = "Transformer/encoderblock_0/"
     tensors = {prefix + n: lambda value=value: value for n, value in params.items()}
-    weight_map.assign([block], tensors)
+    for weight, read in weight_map.match([block], tensors):
+        weight.assign(read())
 
 
 def assert_close(actual, expected, kept=None):

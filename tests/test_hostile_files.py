@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import msgpack
 import pytest
+from helpers import flat
 
 import keras_vivit as kv
 from keras_vivit import formats
@@ -103,13 +104,30 @@ def test_wrong_settings_are_refused(folder, changes, message):
     refused(folder, message)
 
 
-def test_absurd_sizes_in_the_configuration_allocate_nothing(folder):
-    # Sizes are the tensors' own; the grid must fit the position table.
+@pytest.mark.parametrize("name", ["image_size", "num_frames"])
+def test_absurd_sizes_in_the_configuration_are_refused(folder, name):
     config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_size": 10**9, "num_hidden_layers": 10**9, "image_size": 2**40}
+    (folder / "config.json").write_text(json.dumps({**config, name: 2**40}))
+    refused(folder, "one token for each row of the position table")
+
+
+def test_sizes_are_the_tensors_own(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 2**40, "num_hidden_layers": 2**40}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="one row for each token of the grid"):
-        kv.ViViTClassifier.from_preset(folder, video_shape=(6, 16, 16, 3))
+    model = kv.ViViTClassifier.from_preset(folder)
+    assert (model.backbone.embed_dim, model.backbone.num_layers) == (24, 2)
+
+
+def test_failed_load_leaves_no_variables_behind(folder):
+    with pytest.raises(ValueError, match="Not in the model"):
+        kv.ViViTClassifier.from_preset(folder, num_layers=1)
+    with pytest.raises(ValueError, match="`pooling` must be"):
+        kv.ViViTClassifier.from_preset(folder, pooling="max")
+    layer = kv.ClassToken()
+    layer.build((None, 3, 4))
+    assert layer.token.shape == (4,)
+    assert not flat(layer.token)[0].any()
 
 
 def damaged(content, kind):

@@ -1,0 +1,53 @@
+"""Draws the picture of `augmentation.md`: one volume, changed by each layer.
+
+python docs/augmentation.py
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_vivit import augmentation
+
+LAYERS = (
+    augmentation.RandomFlip("width", seed=1),
+    augmentation.RandomAffine(rotation=15, scale=0.15, shift=0.1, seed=1),
+    augmentation.RandomIntensity(gain=0.3, offset=0.2, gamma=0.5, noise=0.1, seed=1),
+    augmentation.RandomErasing((7, 7, 7), rate=0.25, seed=1),
+    augmentation.MixUp(seed=1),
+    augmentation.CutMix(seed=1),
+)
+
+
+def volumes():
+    """A bright ball with a dark corner cut out, and a box: four samples of each."""
+    grid = (np.indices((28, 28, 28)) - 13.5) / 14
+    ball = np.where(np.linalg.norm(grid, axis=0) < 0.75, 200.0, 40.0)
+    ball[:, :13, 15:] *= 0.4
+    box = np.where(np.abs(grid).max(axis=0) < 0.55, 150.0, 20.0)
+    return np.stack([ball, box] * 4)[..., None].astype("float32")
+
+
+def main():
+    videos, labels = volumes(), np.eye(2, dtype="float32")[[0, 1] * 4]
+    rows = {"original": (videos, labels)}
+    for layer in LAYERS:
+        outputs = layer({"videos": videos, "labels": labels}, training=True)
+        arrays = (outputs[name] for name in ("videos", "labels"))
+        rows[type(layer).__name__] = tuple(map(keras.ops.convert_to_numpy, arrays))
+    figure = Figure(figsize=(8.4, 8.6), layout="constrained")
+    for axes, (name, (videos, labels)) in zip(
+        figure.subplots(len(rows), 8), rows.items(), strict=True
+    ):
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, video, label in zip(axes, videos, labels, strict=True):
+            axis.imshow(video[14, ..., 0], cmap="gray", vmin=0, vmax=255)
+            axis.set_title(f"{label[0]:.2f}", fontsize=8)
+            axis.set(xticks=[], yticks=[])
+    figure.savefig(Path(__file__).with_suffix(".png"), dpi=100)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Changes of values, and their loss."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vivit import validation
+from keras_vivit.augmentation.base import Augmentation, per_sample
+from keras_vivit.embeddings import AXES
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class RandomIntensity(Augmentation):
+    """Changes contrast, brightness and gamma, and adds noise.
+
+    Args:
+        gain: Float in [0, 1): values are multiplied by `1 - gain` to `1 + gain`.
+        offset: Float, added to the values: between `-offset` and `offset`.
+        gamma: Float, the exponent lies between `1 / (1 + gamma)` and `1 + gamma`.
+        noise: Float, the largest standard deviation of normal noise.
+        value_range: Tuple, the lowest and highest value; `offset` and `noise` are
+            shares of their distance, and results are clipped to it.
+        seed: Optional integer.
+
+    Call arguments:
+        inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
+            `"videos"` and `"labels"`.
+        training: Boolean.
+
+    Returns:
+        The same structure and shapes.
+    """
+
+    def __init__(
+        self,
+        gain=0.0,
+        offset=0.0,
+        gamma=0.0,
+        noise=0.0,
+        value_range=(0, 255),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.gain = validation.rate("gain", gain)
+        self.offset = validation.between("offset", offset, 0, 1)
+        self.gamma = validation.between("gamma", gamma, 0, 10)
+        self.noise = validation.between("noise", noise, 0, 1)
+        self.value_range = tuple(value_range)
+        if len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]:
+            raise ValueError(
+                "`value_range` must be (lowest, highest). "
+                f"Received: value_range={value_range}"
+            )
+
+    def augment(self, videos, labels):
+        low, high = self.value_range
+        x = (videos - low) / (high - low)
+        limit = np.log1p(self.gamma)
+        exponent = per_sample(ops.exp(self.uniform(x, -limit, limit)))
+        # Powers of exactly zero have no gradient and no meaning in half precision.
+        x = ops.power(ops.clip(x, 1e-6, 1), exponent) if self.gamma else x
+        x = x * per_sample(self.uniform(x, 1 - self.gain, 1 + self.gain))
+        x = x + per_sample(self.uniform(x, -self.offset, self.offset))
+        noise = keras.random.normal(
+            ops.shape(x), dtype=x.dtype, seed=self.seed_generator
+        )
+        x = x + noise * per_sample(self.uniform(x, 0, self.noise))
+        return low + ops.clip(x, 0, 1) * (high - low), labels
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gain": self.gain,
+            "offset": self.offset,
+            "gamma": self.gamma,
+            "noise": self.noise,
+            "value_range": self.value_range,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class RandomErasing(Augmentation):
+    """Fills random tubelets with a constant.
+
+    Args:
+        tubelet_size: Tuple `(frames, height, width)`; usually the embedding's.
+        rate: Float in [0, 1), the share of tubelets that are erased.
+        value: Float, what they are filled with.
+        seed: Optional integer.
+
+    Call arguments:
+        inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
+            `"videos"` and `"labels"`.
+        training: Boolean.
+
+    Returns:
+        The same structure and shapes.
+
+    Reference:
+        [Random Erasing, Zhong et al., 2020](https://arxiv.org/abs/1708.04896)
+    """
+
+    def __init__(self, tubelet_size, rate, value=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
+        self.rate = validation.rate("rate", rate)
+        self.value = float(value)
+
+    def augment(self, videos, labels):
+        size = videos.shape[1:4]
+        grid = [-(-n // p) for n, p in zip(size, self.tubelet_size, strict=True)]
+        numbers = self.uniform(videos, 0, 1, int(np.prod(grid)))
+        erased = ops.reshape(numbers < self.rate, (-1, *grid, 1))
+        for axis, repeats in enumerate(self.tubelet_size, start=1):
+            erased = ops.repeat(erased, repeats, axis=axis)
+        erased = erased[:, : size[0], : size[1], : size[2]]
+        return ops.where(erased, ops.cast(self.value, videos.dtype), videos), labels
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "tubelet_size": self.tubelet_size,
+            "rate": self.rate,
+            "value": self.value,
+        }
