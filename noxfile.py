@@ -19,7 +19,10 @@ def run_tests(session, backend, *requirements):
     # Without their dependencies: PyTorch and torchvision, tensorflow-text.
     session.install("--no-deps", "medmnist", "keras-hub")
     session.install(".[examples,hf,scenic]", *requirements)
-    session.run("pytest", *session.posargs, env={"KERAS_BACKEND": backend})
+    # Compiling keeps one core busy: files go to several processes.
+    parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    environment = {"KERAS_BACKEND": backend}
+    session.run("pytest", *parallel, *session.posargs, env=environment)
 
 
 @nox.session
