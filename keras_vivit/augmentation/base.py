@@ -32,9 +32,12 @@ class Augmentation(keras.layers.Layer):
     def call(self, inputs, training=None):
         if not training:
             return inputs
-        if not isinstance(inputs, dict):
-            return self.augment(inputs, None)[0]
-        videos, labels = self.augment(inputs["videos"], inputs.get("labels"))
+        labelled = isinstance(inputs, dict)
+        videos = inputs["videos"] if labelled else inputs
+        labels = inputs.get("labels") if labelled else None
+        videos, labels = self.augment(ops.cast(videos, self.compute_dtype), labels)
+        if not labelled:
+            return videos
         changed = {"videos": videos, "labels": labels}
         return {name: changed.get(name, value) for name, value in inputs.items()}
 

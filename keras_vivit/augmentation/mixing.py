@@ -25,6 +25,7 @@ class _Mixing(Augmentation):
             )
 
     def augment(self, videos, labels):
+        labels = ops.cast(labels, videos.dtype)
         batch = ops.shape(videos)[0]
         order = ops.argsort(self.uniform(videos, 0, 1)[:, 0])
         kept = keras.random.beta(
