@@ -164,11 +164,10 @@ def architecture(tensors, overrides):
         found = re.compile(rf"{encoder}/encoderblock_(\d+)/")
         return len({m[1] for m in map(found.match, tensors) if m})
 
-    *tubelet_size, _, embed_dim = shape("embedding/kernel")
-    tubelet_size = (1, *tubelet_size)[-3:]
+    kernel = shape("embedding/kernel")
     told = {
-        "tubelet_size": tubelet_size,
-        "embed_dim": embed_dim,
+        "tubelet_size": weight_map.tubelet_of(kernel),
+        "embed_dim": kernel[-1],
         "variant": "spatio_temporal",
         "pooling": "mean",
     }

@@ -16,8 +16,9 @@ from keras_vivit.formats import (
     optional_package,
     read_json,
 )
+from keras_vivit.weight_map import BLOCK, HEAD, TABLE, grid_of
 
-ATTENTION = "MultiHeadDotProductAttention_0"
+ATTENTION = BLOCK["attention"]
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_fast": gelu_tanh,
@@ -45,13 +46,13 @@ _LAYERS = {
 }
 _OTHERS = {
     "embeddings.cls_token": "cls",
-    "embeddings.position_embeddings": "Transformer/posembed_input/pos_embedding",
+    "embeddings.position_embeddings": TABLE,
     "embeddings.patch_embeddings.projection.weight": "embedding/kernel",
     "embeddings.patch_embeddings.projection.bias": "embedding/bias",
     "layernorm.weight": "Transformer/encoder_norm/scale",
     "layernorm.bias": "Transformer/encoder_norm/bias",
-    "classifier.weight": "output_projection/kernel",
-    "classifier.bias": "output_projection/bias",
+    "classifier.weight": f"{HEAD}/kernel",
+    "classifier.bias": f"{HEAD}/bias",
 }
 _LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -117,10 +118,8 @@ def _to_scenic(name, heads):
         scenic = _OTHERS.get(name, name)
         if scenic == "embedding/kernel":  # (d, c, [t,] h, w) to ([t,] h, w, c, d)
             return scenic, lambda w: np.moveaxis(w, (0, 1), (-1, -2))
-        return (
-            scenic,
-            np.transpose if scenic == "output_projection/kernel" else _as_it_is,
-        )
+        head = scenic == f"{HEAD}/kernel"
+        return scenic, np.transpose if head else _as_it_is
     index, layer, kind = match.groups()
     scenic = f"Transformer/encoderblock_{index}/{_LAYERS[layer]}"
     if "LayerNorm" in scenic:
@@ -138,12 +137,11 @@ def _to_scenic(name, heads):
 
 def _check_grid(tensors, video_shape, folder):
     """Before a model of an absurd size is built from what config.json says."""
-    names = ("embedding/kernel", _OTHERS["embeddings.position_embeddings"])
+    names = ("embedding/kernel", TABLE)
     if not set(names) <= set(tensors):
         return  # Said elsewhere, with all other names.
     kernel, table = (tensors[name]().shape for name in names)
-    tubelet = (1, *kernel[:-2])[-3:]
-    tokens = math.prod(n // p for n, p in zip(video_shape, tubelet, strict=False))
+    tokens = math.prod(grid_of(video_shape, kernel))
     if table[1] - tokens not in (0, 1):
         raise ValueError(
             "config.json must describe videos with one token for each row of the "

@@ -27,19 +27,21 @@ def positive_ints(name, value, axes):
 
 
 def rate(name, value):
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= float(value) < 1:
+    if not _is_number(value) or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value!r}")
     return float(value)
 
 
 def between(name, value, low, high):
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not low <= float(value) <= high:
+    if not _is_number(value) or not low <= float(value) <= high:
         raise ValueError(
             f"`{name}` must lie in [{low}, {high}]. Received: {name}={value!r}"
         )
     return float(value)
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def choice(name, value, options):

@@ -12,6 +12,7 @@ from keras_vivit.blocks import FactorizedSelfAttentionBlock
 from keras_vivit.positions import resize_position_table
 
 HEAD = "output_projection"
+TABLE = "Transformer/posembed_input/pos_embedding"
 # Prefix of our layers: Scenic's encoder, and its class token.
 ENCODERS = {
     "encoder": ("Transformer", "cls"),
@@ -66,8 +67,7 @@ def match(layers, tensors, trained_on=None, fresh="", stretch=initializers.resam
         )
     grid = None
     if trained_on:
-        tubelet = (1, *tensors["embedding/kernel"]().shape[:-2])[-3:]
-        grid = tuple(n // p for n, p in zip(trained_on, tubelet, strict=False))
+        grid = grid_of(trained_on, tensors["embedding/kernel"]().shape)
 
     def read(name, part, shape):
         value = np.asarray(tensors[name](), "float32")
@@ -89,6 +89,17 @@ def match(layers, tensors, trained_on=None, fresh="", stretch=initializers.resam
     return pairs
 
 
+def tubelet_of(kernel_shape):
+    """The `(frames, height, width)` of a kernel; an image kernel has one frame."""
+    return (1, *kernel_shape[:-2])[-3:]
+
+
+def grid_of(video_shape, kernel_shape):
+    """The `(t, h, w)` of tubelets side by side."""
+    tubelet = tubelet_of(kernel_shape)
+    return tuple(n // p for n, p in zip(video_shape, tubelet, strict=False))
+
+
 def tensors_of(model):
     """A variant 1's tensors under Scenic's names and in its layout."""
     tensors, rows = {}, {}
@@ -99,7 +110,7 @@ def tensors_of(model):
             continue
         tensors[name] = value[None, None] if name == "cls" else value
     table = np.concatenate([rows["position"], rows["table"]])
-    return {**tensors, "Transformer/posembed_input/pos_embedding": table[None]}
+    return {**tensors, TABLE: table[None]}
 
 
 def _list(pairs):

@@ -55,16 +55,18 @@ class RandomIntensity(Augmentation):
     def augment(self, videos, labels):
         low, high = self.value_range
         x = (videos - low) / (high - low)
-        limit = np.log1p(self.gamma)
-        exponent = per_sample(ops.exp(self.uniform(x, -limit, limit)))
-        # Powers of exactly zero have no gradient and no meaning in half precision.
-        x = ops.power(ops.clip(x, 1e-6, 1), exponent) if self.gamma else x
+        if self.gamma:
+            limit = np.log1p(self.gamma)
+            exponent = per_sample(ops.exp(self.uniform(x, -limit, limit)))
+            # Powers of exactly zero have no gradient.
+            x = ops.power(ops.clip(x, 1e-6, 1), exponent)
         x = x * per_sample(self.uniform(x, 1 - self.gain, 1 + self.gain))
         x = x + per_sample(self.uniform(x, -self.offset, self.offset))
-        noise = keras.random.normal(
-            ops.shape(x), dtype=x.dtype, seed=self.seed_generator
-        )
-        x = x + noise * per_sample(self.uniform(x, 0, self.noise))
+        if self.noise:  # A number for each voxel.
+            noise = keras.random.normal(
+                ops.shape(x), dtype=x.dtype, seed=self.seed_generator
+            )
+            x = x + noise * per_sample(self.uniform(x, 0, self.noise))
         return low + ops.clip(x, 0, 1) * (high - low), labels
 
     def get_config(self):
