@@ -6,8 +6,11 @@ import keras
 from keras import ops
 
 from keras_vivit import validation
+from keras_vivit.fast import dense, on_jax_cpu, reshape
 
 AXES = ("all", "space", "time")
+SHORT = 32  # tokens
+PIECE = 2**22  # scores
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -59,49 +62,40 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             )
         heads = (self.num_heads, dim // self.num_heads)
         for name in ("query", "key", "value"):
-            self._add_dense(name, "btd,dhk->bthk", (None, dim), (None, *heads))
-        self._add_dense("output", "bthk,hkd->btd", (None, *heads), (None, dim))
+            self._add_dense(name, "nd,dhk->nhk", (dim,), heads)
+        self._add_dense("output", "nhk,hkd->nd", heads, (dim,))
 
     def _add_dense(self, name, equation, input_shape, output_shape):
         layer = keras.layers.EinsumDense(
             equation,
             output_shape,
-            bias_axes=equation[-2:] if name != "output" else "d",
+            bias_axes=equation.partition(">n")[2],
             name=name,
             dtype=self.dtype_policy,
         )
-        layer.supports_masking = True  # It lets masks pass, but does not say so.
         layer.build((None, *input_shape))
         setattr(self, f"{name}_dense", layer)
 
     def call(self, inputs, mask=None, seeds=None):
-        shape = ops.shape(inputs)
-        tokens = ops.reshape(inputs, (-1, math.prod(shape[1:-1]), shape[-1]))
-        projected = (
-            self.query_dense(tokens),
-            self.key_dense(tokens),
-            self.value_dense(tokens),
+        _, *grid, dim = shape = ops.shape(inputs)
+        rows = reshape(inputs, (-1, dim))
+        heads = (-1, math.prod(grid), self.num_heads, dim // self.num_heads)
+        queries, keys, values = (
+            _split(reshape(dense(layer, rows), heads), len(self.axes))
+            for layer in (self.query_dense, self.key_dense, self.value_dense)
         )
-        share = self.num_heads // len(self.axes)
+        if mask is not None:
+            mask = reshape(mask, heads[:2])
+        rate = 0.0 if seeds is None else self.dropout_rate
         outputs = []
-        for i, axes in enumerate(self.axes):
-            heads = slice(i * share, (i + 1) * share)
-            query, key, value = (
-                _fold(x[:, :, heads], shape[1:-1], axes) for x in projected
-            )
-            kept = None
-            if mask is not None:
-                kept = ops.reshape(mask, (-1, math.prod(shape[1:-1])))
-                kept = _fold(kept, shape[1:-1], axes)[:, None, None, :]
-            if seeds is None or not self.dropout_rate:
-                output = ops.dot_product_attention(query, key, value, mask=kept)
-            else:
-                output = _attention_with_dropout(
-                    query, key, value, kept, self.dropout_rate, next(seeds)
-                )
-            outputs.append(_unfold(output, shape[1:-1], axes))
+        for axes, *share in zip(self.axes, queries, keys, values, strict=True):
+            query, key, value = (_fold(x, grid, axes) for x in share)
+            kept = None if mask is None else _fold(mask, grid, axes)[:, None, None, :]
+            output = dot_product_attention(query, key, value, kept, rate, seeds)
+            outputs.append(_unfold(output, grid, axes))
         output = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=2)
-        return ops.reshape(self.output_dense(output), (-1, *shape[1:]))
+        output = reshape(output, (-1, *heads[2:]))
+        return reshape(dense(self.output_dense, output), (-1, *shape[1:]))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -115,15 +109,20 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         }
 
 
+def _split(x, shares):
+    """Divides the heads of `(batch, tokens, heads, head_dim)`."""
+    return [x] if shares == 1 else ops.split(x, shares, axis=2)
+
+
 def _fold(x, grid, axes):
     """Moves the axes that do not attend from `(batch, t*s, ...)` to the batch."""
     if axes == "all":
         return x
     t, s, rest = grid[0], math.prod(grid[1:]), tuple(x.shape[2:])
     if axes == "space":
-        return ops.reshape(x, (-1, s, *rest))  # (b*t, s, ...)
-    x = ops.reshape(x, (-1, t, s, *rest))
-    return ops.reshape(_swap_time_and_space(x), (-1, t, *rest))  # (b*s, t, ...)
+        return reshape(x, (-1, s, *rest))  # (b*t, s, ...)
+    x = reshape(x, (-1, t, s, *rest))
+    return reshape(_swap_time_and_space(x), (-1, t, *rest))  # (b*s, t, ...)
 
 
 def _unfold(x, grid, axes):
@@ -132,20 +131,77 @@ def _unfold(x, grid, axes):
         return x
     t, s, rest = grid[0], math.prod(grid[1:]), tuple(x.shape[2:])
     if axes == "time":
-        x = _swap_time_and_space(ops.reshape(x, (-1, s, t, *rest)))
-    return ops.reshape(x, (-1, t * s, *rest))
+        x = _swap_time_and_space(reshape(x, (-1, s, t, *rest)))
+    return reshape(x, (-1, t * s, *rest))
 
 
 def _swap_time_and_space(x):
     return ops.transpose(x, (0, 2, 1, *range(3, len(x.shape))))
 
 
-def _attention_with_dropout(query, key, value, mask, rate, seed):
-    """`ops.dot_product_attention` with dropout of the weights, which it lacks."""
-    query = query / math.sqrt(query.shape[-1])
-    scores = ops.cast(ops.einsum("bqhk,bvhk->bhqv", query, key), "float32")
-    if mask is not None:
-        scores = ops.where(mask, scores, -1e30)
-    weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
-    weights = keras.random.dropout(weights, rate, seed=seed)
-    return ops.einsum("bhqv,bvhk->bqhk", weights, value)
+def dot_product_attention(query, key, value, mask, rate, seeds):
+    """`ops.dot_product_attention` with dropout of the weights, and the fastest way.
+
+    That is the backend's own kernel, or else plain matrix products.
+    """
+    if not rate and query.shape[1] == 1:
+        return value
+    if not rate and _has_kernel(query):
+        return ops.dot_product_attention(query, key, value, mask=mask)
+    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    query, key = query / math.sqrt(query.shape[-1]), ops.swapaxes(key, 2, 3)
+
+    def attend(query, key, value, mask):
+        scores = ops.cast(ops.matmul(query, key), "float32")
+        if mask is not None:
+            scores = ops.where(mask, scores, -1e30)
+        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+        if rate:
+            weights = keras.random.dropout(weights, rate, seed=next(seeds))
+        return ops.matmul(weights, value)
+
+    if not rate and on_jax_cpu():
+        attend = _in_pieces(attend)
+    return ops.transpose(attend(query, key, value, mask), (0, 2, 1, 3))
+
+
+def _has_kernel(query):
+    """Whether the backend has attention that is faster than matrix products.
+
+    TensorFlow's is einsums everywhere, and so is JAX's on CPUs. They are slower
+    (gradient at 343 tokens: 1.3 and 1.5 times as slow), and so is PyTorch's kernel for
+    CPUs on short sequences (27 tokens: prediction 1.2, gradient 1.1 times).
+    """
+    if keras.backend.backend() == "torch":
+        return query.device.type != "cpu" or query.shape[1] > SHORT
+    return keras.backend.backend() == "jax" and not on_jax_cpu()
+
+
+def _in_pieces(attend):
+    """Attends for one sample, or some queries of one, after the other.
+
+    Attention on CPUs waits for memory in JAX, unless the scores of a piece stay in the
+    cache and are computed again for the gradient (343 tokens, 4 heads, batch 32:
+    prediction 0.3 and gradient 0.5 of the time of the whole). Long sequences never have
+    all scores at a time.
+    """
+
+    def attend_in_pieces(query, key, value, mask):
+        batch, heads, tokens, dim = query.shape
+        whole = not isinstance(batch, int) or batch * heads * tokens**2 <= PIECE
+        if whole or keras.distribution.distribution() is not None:
+            return attend(query, key, value, mask)
+        pieces = math.ceil(heads * tokens**2 / PIECE)
+        length = math.ceil(tokens / pieces)
+        padding = ((0, 0), (0, 0), (0, pieces * length - tokens), (0, 0))
+        query = reshape(ops.pad(query, padding), (batch, heads, pieces, length, dim))
+
+        def sample(tensors):
+            queries, *rest = tensors
+            return ops.map(keras.remat(lambda query: attend(query, *rest)), queries)
+
+        output = ops.map(sample, (ops.swapaxes(query, 1, 2), key, value, mask))
+        output = ops.swapaxes(output, 1, 2)
+        return reshape(output, (batch, heads, -1, dim))[:, :, :tokens]
+
+    return attend_in_pieces

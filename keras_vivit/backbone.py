@@ -275,15 +275,15 @@ class ViViTBackbone(keras.Model):
         }
 
     @classmethod
-    def from_preset(cls, source, **overrides):
+    def from_preset(cls, source, load_weights=True, **overrides):
         """Builds a backbone from a preset, or with the weights of a checkpoint.
 
         It takes the arguments of `ViViTClassifier.from_preset`, but `num_classes`, and
         leaves a checkpoint's head aside.
         """
-        if source not in presets.PRESETS:
+        config = presets.find(source, load_weights)
+        if config is None:
             return checkpoints.load(cls, source, head=False, **overrides)
-        config = presets.find(source)
         del config["num_classes"]
         return cls(**{**config, **overrides})
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_vivit import validation
 from keras_vivit.attention import MultiHeadSelfAttention
+from keras_vivit.fast import dense, direct, reshape
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -118,8 +119,9 @@ class MLP(keras.layers.Layer):
             input_shape = (*input_shape[:-1], units)
 
     def call(self, inputs, seeds=None):
-        hidden = self.activation(self.hidden_dense(inputs))
-        return self.output_dense(_dropout(hidden, self.dropout_rate, seeds))
+        hidden = self.activation(dense(self.hidden_dense, inputs))
+        hidden = _dropout(hidden, self.dropout_rate, seeds)
+        return reshape(dense(self.output_dense, hidden), ops.shape(inputs))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -226,7 +228,7 @@ class _EncoderBlock(keras.layers.Layer):
         seeds = seeds and iter(seeds)
         for norm, layer in self._branches():
             options = {} if layer is self.mlp else {"mask": mask}
-            y = layer(norm(x), seeds=seeds, **options)
+            y = direct(layer)(direct(norm)(x), seeds=seeds, **options)
             y = _dropout(y, self.dropout_rate, seeds)
             x = x + _drop_path(y, self.drop_path_rate, seeds)
         return x

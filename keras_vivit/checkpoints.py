@@ -14,6 +14,7 @@ import numpy as np
 from keras_vivit import (
     formats,
     initializers,
+    presets,
     transformers_format,
     validation,
     weight_map,
@@ -34,6 +35,9 @@ def read(source):
     """
     if isinstance(source, keras.Model):
         return formats.from_keras_hub(source)
+    if source in presets.PRESETS:
+        preset = presets.PRESETS[source]
+        return formats.read_npz(preset["weights"], preset["config"])
     if str(source).startswith("hf://"):
         return transformers_format.read(formats.download(source))
     path = Path(source).expanduser()
@@ -54,7 +58,8 @@ def load(model_class, source, head, source_video_shape=None, **overrides):
     `head` says whether `model_class` has one.
     """
     tensors, told = read(source)
-    told = {"rescaling": RESCALING, **told, **architecture(tensors, overrides)}
+    known = {"rescaling": RESCALING, **told}
+    told = {**known, **architecture(tensors, {**known, **overrides})}
     arguments = {**told, **overrides}
     if "video_shape" not in arguments:
         raise ValueError(
@@ -67,8 +72,8 @@ def load(model_class, source, head, source_video_shape=None, **overrides):
         fresh = HEAD
     if not head:
         arguments.pop("num_classes", None)
-    trained_on = source_video_shape or told.get("video_shape")
-    return _build(model_class, arguments, lambda _: (tensors, trained_on, fresh))
+    grid = _grid(told, source_video_shape or told.get("video_shape"))
+    return _build(model_class, arguments, lambda _: (tensors, grid, fresh))
 
 
 def load_image_model(
@@ -84,7 +89,7 @@ def load_image_model(
     if told["tubelet_size"][0] != 1:
         raise ValueError(f"`source` must be an image model. Received: {source}")
     del told["pooling"], told["variant"]
-    trained_on = told.pop("video_shape")
+    grid = _grid(told, told.pop("video_shape"))
     told.pop("num_classes", None)
     tubelet_size = tubelet_size or (2, *told["tubelet_size"][1:])
     arguments = {
@@ -101,7 +106,7 @@ def load_image_model(
             if not name.startswith(HEAD) and (name != "cls" or model.pooling == "token")
         }
         fresh = "TemporalTransformer|cls_Temporal|.*_time/"
-        return kept, trained_on, fresh, stretch
+        return kept, grid, fresh, stretch
 
     model = _build(model_class, arguments, matching)
     if model.variant == "factorized_self_attention":
@@ -131,6 +136,13 @@ def _build(model_class, arguments, matching):
         with keras.StatelessScope():
             pass  # Its end initializes all that still waits for it.
     return model
+
+
+def _grid(told, video_shape):
+    """The grid of a checkpoint's position table; None: that of the new model."""
+    if video_shape is None:
+        return None
+    return weight_map.grid_of(video_shape, told["tubelet_size"], told.get("strides"))
 
 
 def _video_name(name, variant):

@@ -100,7 +100,7 @@ class ViViTClassifier(keras.Model):
         }
 
     @classmethod
-    def from_preset(cls, source, **overrides):
+    def from_preset(cls, source, load_weights=True, **overrides):
         """Builds a classifier from a preset, or with the weights of a checkpoint.
 
         What a checkpoint tells (variant, sizes, classes) need not be given. Position
@@ -111,12 +111,14 @@ class ViViTClassifier(keras.Model):
         to 255, unless `rescaling` says otherwise.
 
         Args:
-            source: One of: a name from `presets()` (the weights are random); a folder
+            source: One of: a name from `presets()`, which says where a preset comes
+                with weights (else they are random); a folder
                 in the `transformers` format (`config.json`, and `model.safetensors` or
                 `pytorch_model.bin`, whole or in shards);
                 `hf://owner/name[@revision]` on the Hugging Face Hub; a Scenic
                 checkpoint file, which does not tell `video_shape`, `attention_order`,
                 and `variant` where that is 4 or 1 with mean pooling.
+            load_weights: Boolean, False leaves the weights of a preset random.
             **overrides: Constructor arguments that replace the source's, and
                 `source_video_shape`: the size that a Scenic checkpoint was trained on,
                 if `video_shape` is another.
@@ -129,9 +131,10 @@ class ViViTClassifier(keras.Model):
                 tensor is left over, missing or of the wrong shape.
             ImportError: If reading the source needs a package that is not installed.
         """
-        if source not in presets.PRESETS:
+        config = presets.find(source, load_weights)
+        if config is None:
             return checkpoints.load(cls, source, head=True, **overrides)
-        return cls(**{**presets.find(source), **overrides})
+        return cls(**{**config, **overrides})
 
     @classmethod
     def presets(cls):

@@ -40,6 +40,18 @@ def optional_package(name, extra):
         ) from error
 
 
+# === The weights of presets ===
+
+
+def read_npz(path, settings):
+    """Reads the tensors of a preset, which come with the package."""
+    with np.load(path) as archive:
+        tensors: Tensors = {
+            name: functools.partial(np.asarray, x) for name, x in archive.items()
+        }
+    return Checkpoint(tensors, settings)
+
+
 # === Scenic: Flax's msgpack ===
 
 # Where the model is; until Scenic left `flax.optim`, the optimizer held it.

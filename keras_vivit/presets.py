@@ -1,5 +1,6 @@
-"""Sizes and settings by name. Data only; `find` looks one up."""
+"""Sizes, settings and shipped weights by name. Data only, and how to look it up."""
 
+from pathlib import Path
 from typing import Any
 
 # Table 8 of the ViT paper and section 4.1 of ViViT. Ti and S were never published
@@ -42,8 +43,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     if size != "h14x2" or variant == "spatio_temporal"
 }
 
+PRESETS["vivit_organmnist3d"] = {
+    "about": "28x28x28 CT volumes, 11 organs, raw pixels 0-255; with weights",
+    "config": {
+        "video_shape": (28, 28, 28, 1),
+        "num_classes": 11,
+        "tubelet_size": (8, 8, 8),
+        "strides": (4, 4, 4),
+        "variant": "spatio_temporal",
+        "embed_dim": 96,
+        "num_layers": 4,
+        "num_temporal_layers": 2,
+        "num_heads": 3,
+        "mlp_dim": 384,
+        "drop_path_rate": 0.1,
+        "rescaling": (1 / 127.5, -1.0),
+    },
+    "weights": Path(__file__).parent / "weights" / "vivit_organmnist3d.npz",
+}
+
 PRESETS["vivit_organmnist3d_baseline"] = {
-    "about": "Small ViViT for 28x28x28 volumes, 11 classes, raw pixels 0-255",
+    "about": "28x28x28 volumes, 11 classes, raw pixels 0-255: the Keras example's size",
     "config": {
         "video_shape": (28, 28, 28, 1),
         "num_classes": 11,
@@ -59,6 +79,12 @@ PRESETS["vivit_organmnist3d_baseline"] = {
 }
 
 
-def find(name):
-    """Returns a copy of the constructor arguments of the preset `name`."""
-    return dict(PRESETS[name]["config"])
+def find(name, load_weights=True):
+    """Returns a preset's constructor arguments where no weights are to be loaded.
+
+    `None` if there are: those of the preset, or those of another source than a preset.
+    """
+    preset = PRESETS.get(name)
+    if preset is None or (load_weights and "weights" in preset):
+        return None
+    return dict(preset["config"])

@@ -16,7 +16,7 @@ from keras_vivit.formats import (
     optional_package,
     read_json,
 )
-from keras_vivit.weight_map import BLOCK, HEAD, TABLE, grid_of
+from keras_vivit.weight_map import BLOCK, HEAD, TABLE, grid_of, tubelet_of
 
 ATTENTION = BLOCK["attention"]
 ACTIVATIONS = {
@@ -141,7 +141,7 @@ def _check_grid(tensors, video_shape, folder):
     if not set(names) <= set(tensors):
         return  # Said elsewhere, with all other names.
     kernel, table = (tensors[name]().shape for name in names)
-    tokens = math.prod(grid_of(video_shape, kernel))
+    tokens = math.prod(grid_of(video_shape, tubelet_of(kernel)))
     if table[1] - tokens not in (0, 1):
         raise ValueError(
             "config.json must describe videos with one token for each row of the "

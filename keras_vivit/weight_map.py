@@ -36,13 +36,13 @@ FACTORIZED_BLOCK = {
 }
 
 
-def match(layers, tensors, trained_on=None, fresh="", stretch=initializers.resample):
+def match(layers, tensors, grid=None, fresh="", stretch=initializers.resample):
     """Finds the tensor of each weight, or raises.
 
     Args:
         layers: List of a model's layers, named as `ViViTBackbone` names them.
         tensors: Dictionary name -> function that reads the tensor.
-        trained_on: The checkpoint's `video_shape`; by default the model's.
+        grid: The `(t, h, w)` of the checkpoint's table; by default the model's.
         fresh: Regular expression: names of tensors that may be missing.
         stretch: Function `(kernel, frames)`, for another length of the tubelet.
 
@@ -65,9 +65,6 @@ def match(layers, tensors, trained_on=None, fresh="", stretch=initializers.resam
             f"checkpoint: {_list((n, w.shape) for n, w in missing)}. Not in the model: "
             f"{_list((n, tensors[n]().shape) for n in unused)}."
         )
-    grid = None
-    if trained_on:
-        grid = grid_of(trained_on, tensors["embedding/kernel"]().shape)
 
     def read(name, part, shape):
         value = np.asarray(tensors[name](), "float32")
@@ -94,10 +91,11 @@ def tubelet_of(kernel_shape):
     return (1, *kernel_shape[:-2])[-3:]
 
 
-def grid_of(video_shape, kernel_shape):
-    """The `(t, h, w)` of tubelets side by side."""
-    tubelet = tubelet_of(kernel_shape)
-    return tuple(n // p for n, p in zip(video_shape, tubelet, strict=False))
+def grid_of(video_shape, tubelet_size, strides=None):
+    """The `(t, h, w)` of tubelets inside the video, by default side by side."""
+    steps = strides or tubelet_size
+    sizes = zip(video_shape, tubelet_size, steps, strict=False)
+    return tuple((n - p) // step + 1 for n, p, step in sizes)
 
 
 def tensors_of(model):
@@ -109,7 +107,10 @@ def tensors_of(model):
             rows[weight.name] = value.reshape(-1, value.shape[-1])
             continue
         tensors[name] = value[None, None] if name == "cls" else value
-    table = np.concatenate([rows["position"], rows["table"]])
+    # The class token's row, if there is one, comes first.
+    table = np.concatenate(
+        [rows[name] for name in ("position", "table") if name in rows]
+    )
     return {**tensors, TABLE: table[None]}
 
 

@@ -1,4 +1,4 @@
-"""The two paths of attention, and that factorized variants keep to their axes."""
+"""The paths of attention agree, and factorized variants keep to their axes."""
 
 import keras
 import numpy as np
@@ -6,9 +6,11 @@ import pytest
 from helpers import flat, normal, randomize
 
 import keras_vivit as kv
+from keras_vivit import attention
 from keras_vivit.attention import MultiHeadSelfAttention
 
 GRID = (3, 2, 5)
+SEEDS = [keras.random.SeedGenerator(0)] * 100
 AXES = [("all",), ("space",), ("time",), ("time", "space")]
 
 
@@ -19,22 +21,47 @@ def make(axes, dropout_rate):
     return layer
 
 
+def kernel(patch):
+    patch.setattr(attention, "_has_kernel", lambda query: True)
+
+
+def products(patch):
+    patch.setattr(attention, "_has_kernel", lambda query: False)
+
+
+def samples(patch):
+    products(patch)
+    patch.setattr(attention, "PIECE", 4 * 30 * 30)
+
+
+def queries(patch):
+    samples(patch)
+    patch.setattr(attention, "PIECE", 4 * 30 * 7)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("axes", AXES)
-def test_dropout_path_equals_the_fused_one_when_nothing_is_dropped(axes, masked):
+@pytest.mark.parametrize(
+    "path",
+    [products] + [samples, queries] * (keras.backend.backend() == "jax"),
+)
+def test_paths_of_attention_agree(monkeypatch, path, axes, masked):
     layer = make(axes, dropout_rate=1e-12)
     x = normal(2, *GRID, 16)
     mask = np.random.default_rng(0).random((2, *GRID)) < 0.7 if masked else None
-    seeds = iter([keras.random.SeedGenerator(0)] * 2)
-    fused = flat(layer(x, mask=mask))[0]
-    explicit = flat(layer(x, mask=mask, seeds=seeds))[0]
-    np.testing.assert_allclose(fused, explicit, atol=1e-5)
+    with monkeypatch.context() as patch:
+        kernel(patch)
+        expected = flat(layer(x, mask=mask))[0]
+    dropping = flat(layer(x, mask=mask, seeds=iter(SEEDS)))[0]
+    np.testing.assert_allclose(dropping, expected, atol=1e-5)
+    path(monkeypatch)
+    np.testing.assert_allclose(flat(layer(x, mask=mask))[0], expected, atol=1e-5)
 
 
 def test_dropout_thins_out_weights_without_changing_their_mean():
     layer = make(("all",), dropout_rate=0.5)
     x = normal(1, *GRID, 16)
-    seeds = iter([keras.random.SeedGenerator(0)] * 100)
+    seeds = iter(SEEDS)
     dropped = np.stack([flat(layer(x, seeds=seeds))[0] for _ in range(100)])
     error = dropped.std(axis=0) / 10  # of a mean of 100
     assert np.all(error > 0)
@@ -44,13 +71,13 @@ def test_dropout_thins_out_weights_without_changing_their_mean():
 def attended_lengths(monkeypatch, model, video):
     """Number of tokens in each call of the attention function, on an eager pass."""
     lengths = []
-    attend = keras.ops.dot_product_attention
+    attend = attention.dot_product_attention
 
-    def spy(query, key, value, **kwargs):
+    def spy(query, key, *rest):
         lengths.append((query.shape[1], key.shape[1]))
-        return attend(query, key, value, **kwargs)
+        return attend(query, key, *rest)
 
-    monkeypatch.setattr(keras.ops, "dot_product_attention", spy)
+    monkeypatch.setattr(attention, "dot_product_attention", spy)
     model(video)
     return set(lengths)
 

@@ -82,3 +82,32 @@ def test_activation_is_saved_under_its_own_name():
     x = np.linspace(-3, 3, 50, dtype="float32")
     inner = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     np.testing.assert_allclose(flat(again.activation(x))[0], inner, atol=1e-6)
+
+
+# === Sublayers called without bookkeeping ===
+
+
+def test_quantized_sublayers_compute_as_such():
+    block = kv.ViViTEncoderBlock(num_heads=2, mlp_dim=16)
+    x = normal(2, 3, 2, 2, 8)
+    expected = flat(block(x))[0]
+    for layer in (block.attention.query_dense, block.mlp.hidden_dense):
+        layer.quantize("int8")
+    rounded = flat(block(x))[0]
+    assert 0 < np.abs(rounded - expected).max() < 0.1
+
+
+def test_adapters_count_as_part_of_the_kernel():
+    block, plain = (kv.ViViTEncoderBlock(num_heads=2, mlp_dim=16) for _ in range(2))
+    x = normal(2, 3, 2, 2, 8)
+    before = flat(block(x))[0]
+    plain(x)
+    plain.set_weights(block.get_weights())
+    for branch in ("attention", "mlp"):
+        layer = getattr(block, branch).output_dense
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(normal(*layer.lora_kernel_b.shape))
+        getattr(plain, branch).output_dense.kernel.assign(layer.kernel)
+    adapted = flat(block(x))[0]
+    assert np.abs(adapted - before).max() > 1e-3
+    np.testing.assert_allclose(flat(plain(x))[0], adapted, atol=1e-5)

@@ -1,6 +1,5 @@
 """Flips and affine transformations."""
 
-import itertools
 import math
 
 import keras
@@ -144,16 +143,17 @@ def _trilinear(videos, points):
     low = ops.cast(low, "int32")
     voxels = math.prod(size)
     flat = ops.reshape(videos, (-1, channels))
-    start = ops.arange(ops.shape(videos)[0], dtype="int32")[:, None] * voxels
     strides = (size[1] * size[2], size[2], 1)
-    corners = []
-    for corner in itertools.product((0, 1), repeat=3):
-        share, index = ops.ones_like(weight[:, 0]), start
-        for axis, upper in enumerate(corner):
-            w = weight[:, axis]
-            share = share * (w if upper else 1 - w)
-            step = min(upper, size[axis] - 1)  # An axis of one voxel has no upper.
-            index = index + (low[:, axis] + step) * strides[axis]
-        values = ops.take(flat, index, axis=0)  # (batch, voxels, channels)
-        corners.append(share[..., None] * values)
-    return ops.reshape(sum(corners), ops.shape(videos))
+    index = ops.arange(ops.shape(videos)[0], dtype="int32")[:, None] * voxels
+    for axis, stride in enumerate(strides):
+        index = index + low[:, axis] * stride
+    # An axis of one voxel has no neighbour.
+    steps = [stride * (n > 1) for stride, n in zip(strides, size, strict=True)]
+
+    def sample(index, axis=0):
+        if axis == 3:
+            return ops.take(flat, index, axis=0)  # (batch, voxels, channels)
+        lower, upper = sample(index, axis + 1), sample(index + steps[axis], axis + 1)
+        return lower + weight[:, axis, :, None] * (upper - lower)
+
+    return ops.reshape(sample(index), ops.shape(videos))

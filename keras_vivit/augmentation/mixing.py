@@ -12,9 +12,10 @@ class _Mixing(Augmentation):
 
     needs_labels = True
 
-    def __init__(self, alpha=1.0, **kwargs):
+    def __init__(self, alpha=1.0, rate=1.0, **kwargs):
         super().__init__(**kwargs)
         self.alpha = validation.between("alpha", alpha, 1e-6, 100)
+        self.rate = validation.between("rate", rate, 0, 1)
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -31,6 +32,7 @@ class _Mixing(Augmentation):
         kept = keras.random.beta(
             (batch, 1), self.alpha, self.alpha, videos.dtype, self.seed_generator
         )
+        kept = ops.where(self.uniform(videos, 0, 1) < self.rate, kept, 1)
         videos, kept = self.mix(videos, ops.take(videos, order, axis=0), kept)
         return videos, kept * labels + (1 - kept) * ops.take(labels, order, axis=0)
 
@@ -39,7 +41,7 @@ class _Mixing(Augmentation):
         raise NotImplementedError
 
     def get_config(self):
-        return {**super().get_config(), "alpha": self.alpha}
+        return {**super().get_config(), "alpha": self.alpha, "rate": self.rate}
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -48,6 +50,7 @@ class MixUp(_Mixing):
 
     Args:
         alpha: Float, the shares are drawn from Beta(alpha, alpha).
+        rate: Float in [0, 1], the share of samples that are mixed.
         seed: Optional integer.
 
     Call arguments:
@@ -78,6 +81,7 @@ class CutMix(_Mixing):
 
     Args:
         alpha: Float, the boxes' shares of the volume are drawn from Beta(alpha, alpha).
+        rate: Float in [0, 1], the share of samples that are mixed.
         seed: Optional integer.
 
     Call arguments:
