@@ -16,17 +16,22 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vivit
+from keras_vivit import presets
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
 
 import backends  # noqa: E402
+import configs  # noqa: E402
 import data  # noqa: E402
-import pictures  # noqa: E402
 import report  # noqa: E402
 import runs  # noqa: E402
 import shapes  # noqa: E402
+import ship  # noqa: E402
 import train  # noqa: E402
 import training  # noqa: E402
+from batches import Batches, layers_for  # noqa: E402
 from medmnist3d import SETS  # noqa: E402
 
 ignore_dropped_voxels = pytest.mark.filterwarnings("ignore:.*ignore:UserWarning")
@@ -331,61 +336,6 @@ def test_unknown_backend_is_an_error(monkeypatch):
         backends.choose_backend()
 
 
-# === Metrics ===
-
-
-@needs_medmnist
-def test_accuracy_and_auc_equal_medmnist_evaluator(tmp_path):
-    rng = np.random.default_rng(0)
-    code = """
-import sys, numpy as np
-from medmnist.evaluator import Evaluator
-folder, *names = sys.argv[1:]
-for name in names:
-    evaluator = Evaluator(name, "test", root=folder)
-    print(*map(float, evaluator.evaluate(np.load(f"{folder}/{name}.npy"))))
-"""
-    ours = []
-    for name in ("organmnist3d", "vesselmnist3d"):
-        facts = SETS[name]
-        num_classes = len(facts.class_names)
-        labels = np.arange(60) % num_classes
-        scores = rng.dirichlet(np.ones(num_classes), 60).astype("float32")
-        scores[:20] += np.eye(num_classes, dtype="float32")[labels[:20]]
-        scores /= scores.sum(axis=1, keepdims=True)
-        np.savez(tmp_path / f"{name}.npz", test_labels=labels[:, None])
-        np.save(tmp_path / f"{name}.npy", scores)
-        measured = report.measure(labels, scores, facts.task, facts.class_names)
-        ours.append([measured["auc"], measured["accuracy"]])
-    printed = python(code, tmp_path, "organmnist3d", "vesselmnist3d").stdout
-    theirs = [list(map(float, line.split())) for line in printed.splitlines()[-2:]]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
-
-
-def test_top5_counts_the_five_largest():
-    scores = np.tile(np.arange(6.0) / 15, (6, 1))
-    ours = report.measure(np.arange(6), scores, "multi-class", "abcdef")
-    assert ours["top5_accuracy"] == pytest.approx(5 / 6)
-    assert ours["accuracy"] == pytest.approx(1 / 6)
-    assert ours["per_class"][5]["recall"] == 1.0
-    assert ours["per_class"][5]["precision"] == pytest.approx(1 / 6)
-    assert ours["per_class"][0]["precision"] is None
-
-
-def test_auc_of_an_absent_class_is_unknown():
-    scores = np.full((2, 3), 1 / 3)
-    ours = report.measure(np.array([0, 1]), scores, "multi-class", "abc")
-    assert ours["auc"] is None
-    assert ours["per_class"][2]["recall"] is None
-
-
-def test_interval_is_wilsons():
-    low, high = report.binomial_interval(554, 611)
-    assert (low, high) == pytest.approx((0.8811, 0.9273), abs=1e-4)
-    assert report.binomial_interval(10, 10)[1] == 1.0
-    assert report.binomial_interval(0, 10)[0] == 0.0
-
-
 # === Order and early stopping ===
 
 
@@ -394,15 +344,79 @@ def test_order_depends_on_seed_and_epoch_alone():
     split = data.Split(images, images.astype("int64"))
 
     def order(seed, *epochs):
-        batches = training.Batches(split, 4, seed)
+        batches = Batches(split, 10, 4, seed)
         for epoch in epochs:
             batches.start_epoch(epoch)
-        return [int(x) for i in range(len(batches)) for x in batches[i][1]]
+        return [int(x) for i in range(len(batches)) for x in batches[i][1].argmax(1)]
 
     assert order(0, 3) == order(0, 0, 1, 2, 3)
     assert sorted(order(0, 3)) == list(range(10))
     assert order(0, 3) != order(0, 2)
     assert order(0, 3) != order(1, 3)
+
+
+def test_augmentation_depends_on_seed_epoch_and_batch_alone(npz):
+    loaded = data.load("organmnist3d", 28, npz)
+    settings = {**configs.TUNED["augmentation"], "cutmix": {"rate": 0.5}}
+
+    def batch(index, epoch):
+        augment = layers_for(settings, loaded.sides)
+        batches = Batches(loaded.train, 11, 8, seed=3, augment=augment)
+        batches.start_epoch(epoch)
+        return [keras.ops.convert_to_numpy(x) for x in batches[index]]
+
+    videos, labels = batch(1, epoch=2)
+    again, labels_again = batch(1, epoch=2)
+    np.testing.assert_array_equal(videos, again)
+    np.testing.assert_array_equal(labels, labels_again)
+    assert np.abs(videos - batch(1, epoch=3)[0]).mean() > 1
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+
+
+def test_labels_are_swapped_only_where_they_have_sides():
+    settings = configs.TUNED["augmentation"]
+    for name, facts in SETS.items():
+        flips = [x for x in layers_for(settings, facts.sides) if hasattr(x, "axis")]
+        permutations = {flip.axis: flip.label_permutation for flip in flips}
+        if name == "organmnist3d":
+            swapped = {
+                n: facts.class_names[i]
+                for n, i in zip(facts.class_names, permutations["frames"], strict=True)
+            }
+            assert list(permutations) == ["frames"]
+            for organ, other in swapped.items():
+                assert other.replace("left", "right") == organ.replace("left", "right")
+                assert (organ == other) == ("-" not in organ)
+        else:
+            assert permutations == dict.fromkeys(("frames", "height", "width"))
+
+
+@pytest.mark.parametrize("variant", configs.VARIANTS)
+@pytest.mark.parametrize("config", configs.CONFIGS)
+@pytest.mark.filterwarnings("ignore:.*ignores 37%:UserWarning")
+def test_each_configuration_has_all_variants(npz, config, variant):
+    settings = {"seed": 0, "precision": "float32", "variant": variant}
+    volumes = data.load("organmnist3d", 28, npz)
+    model = training.build(volumes, {**configs.CONFIGS[config], **settings})
+    assert model.backbone.variant == variant
+    assert model.count_params() < 2.5e6
+    assert model.output.shape == (None, 11)
+
+
+def test_two_views_swap_the_sides_back(npz):
+    loaded = data.load("organmnist3d", 28, npz)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(11), (2, 12))
+
+    class Model:
+        def predict(self, images, batch_size):
+            mirrored = not np.array_equal(images, loaded.test.images)
+            return probabilities[int(mirrored)]
+
+    both = training.predict_two_views(Model(), loaded)
+    expected = probabilities[1].copy()
+    for right, left in ((1, 2), (3, 4), (7, 8)):
+        expected[:, [right, left]] = probabilities[1][:, [left, right]]
+    np.testing.assert_allclose(both, (probabilities[0] + expected) / 2, atol=1e-6)
 
 
 def test_early_stopping_relives_the_history():
@@ -427,11 +441,9 @@ def test_early_stopping_relives_the_history():
 
 TRAIN = "import sys, train; sys.exit(train.main(sys.argv[1:]))"
 FEW_VOLUMES = "import data; data.SYNTHETIC_COUNTS = dict(train=24, val=8, test=12)\n"
-# Of eight layers, which backends take long to compile.
-ONE_LAYER = f"""
-from keras_vivit.presets import PRESETS
-PRESETS["{training.PRESET}"]["config"]["num_layers"] = 1
-"""
+# More layers and tokens take backends long to compile.
+SMALL = {"num_layers": 1, "tubelet_size": [14, 14, 14], "strides": [14, 14, 14]}
+ONE_LAYER = f"import configs; configs.TUNED['model'] = {SMALL}\n"
 FILES = {
     "confusion_matrix.png",
     "curves.png",
@@ -439,6 +451,7 @@ FILES = {
     "metrics.json",
     "model.keras",
     "predictions.npz",
+    "report.html",
     "run.json",
     "volumes.gif",
 }
@@ -466,6 +479,7 @@ def test_synthetic_run_writes_and_labels_everything(tmp_path):
     from PIL import Image
 
     arguments = ["--data", "synthetic", "--epochs", 1, "--seed", 7]
+    arguments += ["--config", "baseline"]
     result = python(FEW_VOLUMES + TRAIN, *arguments, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "on synthetic volumes" in result.stdout
@@ -509,6 +523,7 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     result = python(ONE_LAYER + TRAIN, *options(npz, folder), "--resume")
     assert result.returncode == 0, result.stderr
     assert f"Going on after epoch {epochs_before}." in result.stdout
+    assert "Keeping epoch 8 " in result.stdout
     history, metrics, predictions = read_run(folder)
     expected_history, expected_metrics, expected_predictions = read_run(finished)
     assert [row["epoch"] for row in history] == list(range(8))
@@ -521,13 +536,14 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     )
 
 
-def test_resume_with_other_options_names_them(npz, finished, capsys):
+def test_resume_with_other_options_names_them(npz, finished, capsys, monkeypatch):
+    monkeypatch.setitem(configs.TUNED, "model", SMALL)
     error = fails(capsys, *options(npz, finished), "--resume", "--seed", 1)
     assert "Received: seed 0 -> 1 in " in error
 
 
-@ignore_dropped_voxels
-def test_resuming_a_finished_run_reports_again(npz, finished, capsys):
+def test_resuming_a_finished_run_reports_again(npz, finished, capsys, monkeypatch):
+    monkeypatch.setitem(configs.TUNED, "model", SMALL)
     _, metrics, _ = read_run(finished)
     (finished / "metrics.json").unlink()
     assert train.main([*map(str, options(npz, finished)), "--resume"]) == 0
@@ -535,13 +551,27 @@ def test_resuming_a_finished_run_reports_again(npz, finished, capsys):
     assert read_run(finished)[1] == metrics
 
 
-@ignore_dropped_voxels
 def test_report_runs_on_its_own(finished):
     _, metrics, _ = read_run(finished)
     (finished / "volumes.gif").unlink()
     assert report.main([str(finished)]) == 0
     assert (finished / "volumes.gif").exists()
     assert read_run(finished)[1] == metrics
+
+
+def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypatch):
+    preset = presets.PRESETS["vivit_organmnist3d"]
+    weights = tmp_path / "weights.npz"
+    monkeypatch.setitem(preset, "weights", weights)
+    monkeypatch.setitem(preset, "config", {**preset["config"], **SMALL})
+    ship.main([str(finished)])
+    model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
+    images = data.load("organmnist3d", 28, npz).test.images
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        read_run(finished)[2]["probabilities"],
+        atol=1e-3,  # of half precision
+    )
 
 
 def test_report_refuses_other_data(finished, capsys):
@@ -553,10 +583,3 @@ def test_report_needs_a_model(tmp_path, capsys):
     runs.start(tmp_path, {"data_path": None})
     assert report.main([str(tmp_path)]) == 2
     assert "must hold a model.keras" in capsys.readouterr().err
-
-
-def test_page_of_volumes_tells_right_from_wrong_without_colour():
-    page, places = pictures.lay_out("title", [("ball", "ball"), ("ball", "box")])
-    edges = [page[top - 1, left : left + pictures.SIDE] for top, left in places]
-    assert set(edges[0]) == {pictures.RIGHT}
-    assert set(edges[1]) == {pictures.WRONG, pictures.WHITE}

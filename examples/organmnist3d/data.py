@@ -42,12 +42,14 @@ class Dataset(NamedTuple):
     """Three splits and where they come from.
 
     `source` is `"official"` (a file with MedMNIST's checksum), `"custom"` (any other
-    file) or `"synthetic"`; `task` is MedMNIST's `"multi-class"` or `"binary-class"`.
+    file) or `"synthetic"`; `task` is MedMNIST's `"multi-class"` or `"binary-class"`;
+    `sides` see `medmnist3d.Facts`.
     """
 
     name: str
     task: str
     class_names: tuple
+    sides: tuple | None
     source: str
     path: str | None
     md5: str | None
@@ -104,6 +106,7 @@ def synthetic(size=28):
         "synthetic",
         "multi-class",
         shapes.NAMES,
+        None,
         "synthetic",
         path=None,
         md5=None,
@@ -173,6 +176,7 @@ def read(path, name, size):
         name,
         facts.task,
         facts.class_names,
+        facts.sides,
         "official" if official else "custom",
         str(path.resolve()),
         md5,

@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 
 class Facts(NamedTuple):
-    """What MedMNIST says about a set: the classes by label, and each file's MD5."""
+    """What MedMNIST says about a set: the classes by label, and each file's MD5.
+
+    `sides` is what each label becomes when a volume is mirrored along axis 0, which
+    runs from one side of the body to the other; `None` where labels have no sides.
+    """
 
     task: str
     class_names: tuple
     md5_28: str
     md5_64: str
+    sides: tuple | None = None
 
     def md5(self, size):
         return self.md5_28 if size == 28 else self.md5_64
@@ -42,6 +47,7 @@ SETS = {
         ORGANS,
         "a0c5a1ff56af4f155c46d46fbb45a2fe",
         "58a2205adf14a9d0a189cb06dc78bf10",
+        sides=(0, 2, 1, 4, 3, 5, 6, 8, 7, 9, 10),
     ),
     "nodulemnist3d": Facts(
         "binary-class",

@@ -11,11 +11,10 @@ PALETTE = [v for grey in range(250) for v in [round(grey * 255 / WHITE)] * 3]
 PALETTE += [0, 114, 178, 213, 94, 0]
 
 
-def draw_curves(path, title, history):
+def draw_curves(path, title, history, kept):
     from matplotlib.figure import Figure
 
     epochs = np.arange(1, len(history) + 1)
-    best = 1 + int(np.argmin([row["val_loss"] for row in history]))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for key, label, style in (
@@ -25,7 +24,7 @@ def draw_curves(path, title, history):
             axes.plot(
                 epochs, [row[key] for row in history], style, marker=".", label=label
             )
-        axes.axvline(best, color="grey", linewidth=1, label=f"best epoch, {best}")
+        axes.axvline(kept, color="grey", linewidth=1, label=f"kept epoch, {kept}")
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
@@ -54,15 +53,19 @@ def draw_confusion(path, title, labels, predicted, class_names):
     figure.savefig(path, dpi=120)
 
 
-def animate_volumes(path, title, data, predicted, seed):
-    """Writes a GIF that runs through 25 test volumes, slice by slice, side by side.
+def choose(volumes, seed):
+    """Returns the rows of 25 test volumes, or of all if there are fewer."""
+    count = min(GRID * GRID, volumes)
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(volumes, count, replace=False))
+
+
+def animate_volumes(path, title, data, predicted, chosen):
+    """Writes a GIF that runs through the chosen volumes, slice by slice, side by side.
 
     Each has its actual name and the predicted one below it. A right prediction has a
     check mark and a thin solid frame, a wrong one a cross and a thick broken frame.
     """
-    count = min(GRID * GRID, len(predicted))
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(len(predicted), count, replace=False))
     names = [
         (data.class_names[data.test.labels[i]], data.class_names[predicted[i]])
         for i in chosen

@@ -2,21 +2,22 @@
 
     python examples/organmnist3d/report.py RUN_FOLDER
 
-makes `metrics.json`, `predictions.npz` and the pictures of a run again from its saved
-model; `train.py` calls `write` when it is done.
+makes `report.html`, the pictures, `metrics.json` and `predictions.npz` of a run again
+from its saved model; `train.py` calls `write` when it is done.
 """
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
+import page
 import pictures
 import runs
 from backends import choose_backend
 from data import InputError, load
+from measures import decide, measure
 
 
 def main(arguments=None):
@@ -50,20 +51,36 @@ def run(folder, path=None):
 
     import training  # Keras, and with it the backend
 
-    write(folder, data, training.predict(training.load(folder), data.test))
+    model = training.load(folder)
+    write(
+        folder,
+        data,
+        training.predict(model, data.test),
+        training.predict_two_views(model, data),
+    )
 
 
-def write(folder, data, probabilities):
-    """Writes predictions, metrics and pictures into a run's folder."""
+def write(folder, data, probabilities, two_views=None):
+    """Writes predictions, metrics, pictures and the page into a run's folder.
+
+    Args:
+        folder: The run's folder, with its `run.json` and `history.csv`.
+        data: A `Dataset`.
+        probabilities: Array `(n, num_classes)` for the test volumes.
+        two_views: The same, averaged with what the mirrored volumes give, or `None`.
+    """
     record, history = runs.record_of(folder), runs.read_history(folder)
     labels = data.test.labels
-    np.savez(folder / "predictions.npz", probabilities=probabilities, labels=labels)
+    views = {"probabilities": probabilities}
+    if two_views is not None:
+        views["two_views"] = two_views
+    np.savez(folder / "predictions.npz", **views, labels=labels)
     metrics = {
         "dataset": data.name,
         "data": data.source,
         "data_md5": data.md5,
-        **measure(labels, probabilities, data.task, data.class_names),
-        **timing(history),
+        **measure_views(data, **views),
+        **timing(history, record),
         "versions": record["versions"],
         "configuration": {k: v for k, v in record.items() if k != "versions"},
     }
@@ -71,108 +88,71 @@ def write(folder, data, probabilities):
     (folder / "metrics.json").write_text(text + "\n")
     title = describe(record)
     predicted = decide(probabilities, data.task)
-    pictures.draw_curves(folder / "curves.png", title, history)
+    shown = pictures.choose(len(labels), record["seed"])
+    pictures.draw_curves(folder / "curves.png", title, history, metrics["kept_epoch"])
     pictures.draw_confusion(
         folder / "confusion_matrix.png", title, labels, predicted, data.class_names
     )
-    pictures.animate_volumes(
-        folder / "volumes.gif", title, data, predicted, record["seed"]
-    )
-    print(summary(metrics), f"Results: {folder}", sep="\n")
+    pictures.animate_volumes(folder / "volumes.gif", title, data, predicted, shown)
+    text = page.build(data, record, history, metrics, probabilities, shown)
+    (folder / "report.html").write_text(text, "utf-8")
+    print(summary(metrics), f"Results: {folder}, report.html first.", sep="\n")
 
 
 def describe(record):
     name = "synthetic volumes" if record["data"] == "synthetic" else record["dataset"]
-    return f"{name}, {record['config']}, {record['backend']}, seed {record['seed']}"
-
-
-def measure(labels, probabilities, task, class_names):
-    """Returns what `medmnist.Evaluator` computes, and more of its kind.
-
-    Args:
-        labels: Integer array `(n,)`.
-        probabilities: Array `(n, num_classes)`.
-        task: `"multi-class"`, or `"binary-class"` (MedMNIST then looks only at the
-            last column: its AUC, and > 0.5 as the decision).
-        class_names: The class names, in the order of the labels.
-
-    Returns:
-        A dict for JSON. An AUC is `None` where the labels are all of one kind.
-    """
-    predicted = decide(probabilities, task)
-    correct = int((predicted == labels).sum())
-    per_class = [
-        measure_class(index, name, labels, predicted, probabilities[:, index])
-        for index, name in enumerate(class_names)
+    settings = [
+        record[key] for key in ("config", "variant", "backend") if key in record
     ]
-    aucs = [row["auc"] for row in per_class]
-    if task == "binary-class":
-        aucs = aucs[-1:]
-    metrics = {
-        "test_volumes": len(labels),
-        "accuracy": correct / len(labels),
-        "accuracy_95": binomial_interval(correct, len(labels)),
-        "auc": None if None in aucs else sum(aucs) / len(aucs),
-    }
-    if len(class_names) > 5:
-        best = np.argsort(-probabilities, axis=1)[:, :5]
-        hits = (best == labels[:, None]).any(axis=1)
-        metrics["top5_accuracy"] = float(hits.mean())
-    return {**metrics, "per_class": per_class}
+    return ", ".join([name, *settings, f"seed {record['seed']}"])
 
 
-def decide(probabilities, task):
-    if task == "binary-class":
-        return (probabilities[:, -1] > 0.5).astype("int64")
-    return probabilities.argmax(axis=1)
+def measure_views(data, probabilities, two_views=None):
+    about = (data.task, data.class_names)
+    metrics = measure(data.test.labels, probabilities, *about)
+    if two_views is not None:
+        second = measure(data.test.labels, two_views, *about)
+        for key in ("test_volumes", "per_class"):
+            del second[key]
+        metrics["two_views"] = second
+    return metrics
 
 
-def measure_class(index, name, labels, predicted, scores):
-    from sklearn.metrics import roc_auc_score
-
-    truth, chosen = labels == index, predicted == index
-    hits = int((truth & chosen).sum())
-    return {
-        "name": name,
-        "test_volumes": int(truth.sum()),
-        "recall": hits / int(truth.sum()) if truth.any() else None,
-        "precision": hits / int(chosen.sum()) if chosen.any() else None,
-        "auc": float(roc_auc_score(truth, scores)) if 0 < truth.mean() < 1 else None,
-    }
-
-
-def binomial_interval(successes, trials, z=1.96):
-    """Returns Wilson's 95 % interval, which stays in [0, 1] even at either end."""
-    rate, weight = successes / trials, z * z / trials
-    center = (rate + weight / 2) / (1 + weight)
-    spread = rate * (1 - rate) + weight / 4
-    half = z * math.sqrt(spread / trials) / (1 + weight)
-    return [max(0.0, center - half), min(1.0, center + half)]
-
-
-def timing(history):
+def timing(history, record):
     seconds = [row["seconds"] for row in history]
+    best = 1 + int(np.argmin([row["val_loss"] for row in history]))
+    stops_early = record.get("patience") is not None
     return {
         "epochs": len(history),
-        "best_epoch": 1 + int(np.argmin([row["val_loss"] for row in history])),
+        "best_epoch": best,
+        "kept_epoch": best if stops_early else len(history),
         "seconds_total": round(sum(seconds), 3),
         "seconds_per_epoch": round(float(np.median(seconds)), 3),
     }
 
 
 def summary(metrics):
+    """Returns a line on the test volumes, and one on two views where there are any."""
+    lines = [f"Test {numbers(metrics, metrics['test_volumes'])}."]
+    if metrics["data"] == "synthetic":
+        lines[0] = lines[0].removesuffix(".") + ", on synthetic volumes."
+    if "two_views" in metrics:
+        said = numbers(metrics["two_views"], metrics["test_volumes"])
+        lines.append(f"With two views, which is test-time augmentation: {said}.")
+    return "\n".join(lines)
+
+
+def numbers(metrics, test_volumes):
     low, high = metrics["accuracy_95"]
     parts = [
-        f"Test accuracy {metrics['accuracy']:.4f} "
-        f"(95 % interval {low:.3f} to {high:.3f}, n = {metrics['test_volumes']})"
+        f"accuracy {metrics['accuracy']:.4f} "
+        f"(95 % interval {low:.3f} to {high:.3f}, n = {test_volumes})"
     ]
     if "top5_accuracy" in metrics:
         parts.append(f"top-5 {metrics['top5_accuracy']:.4f}")
     if metrics["auc"] is not None:
         parts.append(f"AUC {metrics['auc']:.4f}")
-    if metrics["data"] == "synthetic":
-        parts.append("on synthetic volumes")
-    return ", ".join(parts) + "."
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

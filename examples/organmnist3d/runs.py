@@ -45,6 +45,7 @@ def note(folder, **facts):
 def check_unchanged(folder, configuration):
     """Raises unless a run is resumed with the options it was started with."""
     earlier = record_of(folder)
+    configuration = json.loads(json.dumps(configuration))  # Lists instead of tuples.
     changes = [
         f"{key} {earlier.get(key)!r} -> {value!r}"
         for key, value in configuration.items()

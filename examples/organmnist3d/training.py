@@ -17,33 +17,10 @@ import time
 
 import keras
 import numpy as np
+from batches import Batches, layers_for, one_hot, reseed
 from runs import read_history
 
 import keras_vivit
-
-PRESET = "vivit_organmnist3d_baseline"
-
-
-class Batches(keras.utils.PyDataset):
-    """Volumes in an order that depends on the seed and the epoch alone."""
-
-    def __init__(self, split, batch_size, seed):
-        super().__init__()
-        self.split = split
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start_epoch(0)
-
-    def start_epoch(self, epoch):
-        rng = np.random.default_rng((self.seed, epoch))
-        self.order = rng.permutation(len(self.split.labels))
-
-    def __len__(self):
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, index):
-        rows = self.order[index * self.batch_size :][: self.batch_size]
-        return self.split.images[rows], self.split.labels[rows]
 
 
 class RepeatableEpochs(keras.callbacks.Callback):
@@ -63,9 +40,7 @@ class RepeatableEpochs(keras.callbacks.Callback):
         # The only variables of a model that are no weights are its random states.
         weights = {id(weight) for weight in self.model.weights}
         states = [v for v in self.model.variables if id(v) not in weights]
-        rng = np.random.default_rng((self.batches.seed, epoch, 1))
-        for state in states:
-            state.assign(rng.integers(2**31, size=state.shape))
+        reseed(states, (self.batches.seed, epoch, 1))
 
     def on_epoch_end(self, epoch, logs=None):
         logs["seconds"] = round(time.perf_counter() - self.begin, 3)
@@ -106,74 +81,124 @@ class Checkpoints:
 
 
 def build(data, configuration):
-    """Returns the compiled baseline; the same seed gives the same weights."""
+    """Returns the compiled model; the same seed gives the same weights."""
     keras.utils.set_random_seed(configuration["seed"])
+    variant = configuration["variant"]
     model = keras_vivit.ViViTClassifier.from_preset(
-        PRESET,
+        configuration["preset"],
+        load_weights=False,
         video_shape=data.train.images.shape[1:],
         num_classes=len(data.class_names),
         seed=configuration["seed"],
         dtype=configuration["precision"],
+        variant=variant,
+        **configuration["model"],
+        **configuration["variants"].get(variant, {}),
     )
+    steps = -(-len(data.train.labels) // configuration["batch_size"])
     model.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate=1e-4, weight_decay=1e-5),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        optimizer=optimizer(configuration, steps),
+        loss=keras.losses.CategoricalCrossentropy(
+            label_smoothing=configuration["label_smoothing"]
+        ),
+        # The loss, without label smoothing.
+        metrics=["accuracy", keras.metrics.CategoricalCrossentropy("cross_entropy")],
     )
+    # Else TensorFlow traces the first step twice, and resumed models have none to fill.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
-def train(data, configuration, folder, tensorboard=False):
-    """Trains, or goes on training, and saves the best epoch as `model.keras`."""
+def optimizer(configuration, steps):
+    """Returns the optimizer for epochs of so many steps; it decays kernels alone."""
+    rate, warmup = configuration["learning_rate"], configuration["warmup_epochs"]
+    if warmup is not None:
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0,
+            max(configuration["epochs"] - warmup, 1) * steps,
+            warmup_target=rate,
+            warmup_steps=warmup * steps,
+        )
+    options = {"weight_decay": configuration["weight_decay"]}
+    if (momentum := configuration["ema_momentum"]) is not None:
+        options |= {"use_ema": True, "ema_momentum": momentum}
+    if configuration["optimizer"] == "muon":
+        # For the matrices of the MLPs; Keras trains all else with AdamW.
+        found = keras.optimizers.Muon(rate, exclude_layers=["head"], **options)
+    else:
+        found = keras.optimizers.AdamW(rate, **options)
+    found.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
+    return found
+
+
+def train(data, configuration, folder, callbacks=()):
+    """Trains, or goes on training, and saves the epoch to keep as `model.keras`.
+
+    That is the one with the best validation loss where training may stop early, else
+    the last one. Weights are the average of the optimizer, if it keeps one.
+    """
     model = build(data, configuration)
     checkpoints = Checkpoints(folder)
     history = read_history(folder)
+    patience = configuration["patience"]
     stopping = ResumableEarlyStopping(
-        history, monitor="val_loss", mode="min", patience=configuration["patience"]
+        history,
+        monitor="val_loss",
+        mode="min",
+        patience=configuration["epochs"] if patience is None else patience,
     )
     if history:
         print(f"Going on after epoch {len(history)}.")
-        model.optimizer.build(model.trainable_variables)
         model.load_weights(checkpoints.path(len(history)))
 
     # Relived once before `fit`, which could not but train one epoch more.
     stopping.set_model(model)
     stopping.on_train_begin()
     if len(history) < configuration["epochs"] and not stopping.stopped_epoch:
-        fit(model, data, configuration, folder, checkpoints, stopping, tensorboard)
+        fit(model, data, configuration, folder, checkpoints, stopping, callbacks)
 
-    print(f"Best epoch: {stopping.best_epoch + 1} (val_loss {stopping.best:.4f}).")
-    model.load_weights(checkpoints.path(stopping.best_epoch + 1))
+    kept = configuration["epochs"] if patience is None else stopping.best_epoch + 1
+    model.load_weights(checkpoints.path(kept))
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    loss = read_history(folder)[kept - 1]["val_loss"]
+    print(f"Keeping epoch {kept} (val_loss {loss:.4f}).")
     model.save(folder / "unfinished.keras")
     os.replace(folder / "unfinished.keras", folder / "model.keras")
     shutil.rmtree(checkpoints.folder)
     return model
 
 
-def fit(model, data, configuration, folder, checkpoints, stopping, tensorboard):
-    batches = Batches(data.train, configuration["batch_size"], configuration["seed"])
+def fit(model, data, configuration, folder, checkpoints, stopping, callbacks):
+    classes, batch_size = len(data.class_names), configuration["batch_size"]
+    augment = layers_for(configuration["augmentation"], data.sides)
+    batches = Batches(data.train, classes, batch_size, configuration["seed"], augment)
 
     def prune(epoch, logs):
         checkpoints.keep_only(epoch + 1, stopping.best_epoch + 1)
 
-    callbacks = [
-        RepeatableEpochs(batches),
-        checkpoints.writer(),
-        keras.callbacks.CSVLogger(folder / "history.csv", append=True),
-        stopping,
-        keras.callbacks.LambdaCallback(on_epoch_end=prune),
-    ]
-    if tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    averaging = configuration["ema_momentum"] is not None
     model.fit(
         batches,
         epochs=configuration["epochs"],
         initial_epoch=len(stopping.history),
         shuffle=False,  # `Batches` shuffles; Keras would do it anew after a resume.
-        validation_data=data.val,
-        validation_batch_size=configuration["batch_size"],
-        callbacks=callbacks,
+        validation_data=(data.val.images, one_hot(data.val.labels, classes)),
+        validation_batch_size=batch_size,
+        callbacks=[
+            RepeatableEpochs(batches),
+            # Validates with the averaged weights, and goes on with the others.
+            *([keras.callbacks.SwapEMAWeights()] if averaging else []),
+            checkpoints.writer(),
+            keras.callbacks.CSVLogger(folder / "history.csv", append=True),
+            stopping,
+            keras.callbacks.LambdaCallback(on_epoch_end=prune),
+            *callbacks,
+        ],
     )
+
+
+def tensorboard(folder):
+    return [keras.callbacks.TensorBoard(folder / "tensorboard")]
 
 
 def load(folder):
@@ -183,6 +208,17 @@ def load(folder):
 def predict(model, split):
     """Returns class probabilities, float32 `(n, num_classes)`."""
     return np.asarray(model.predict(split.images, batch_size=32), "float32")
+
+
+def predict_two_views(model, data):
+    """Returns the mean of the predictions for volumes and for their mirror images.
+
+    The mirror image's probabilities are those of the label on the other side.
+    """
+    mirrored = predict(model, data.test._replace(images=data.test.images[:, ::-1]))
+    if data.sides:
+        mirrored = mirrored[:, data.sides]
+    return (predict(model, data.test) + mirrored) / 2
 
 
 def versions():
