@@ -1,0 +1,198 @@
+"""Speed and memory of all variants and of other people's ViViTs, on every backend.
+
+    python benchmarks/run.py
+    python benchmarks/run.py --backends torch --sizes tokens64 --rounds 1 --out /tmp/try
+
+Each case runs in a process of its own, in several rounds of all cases: the machine's
+mood is shared. Results are written after each case; the same command goes on where a
+killed one stopped, and cases that failed are tried again. `docs/performance.md` says
+what the numbers mean. Peers that are not installed are left out: `pip install
+transformers`, and `pip install --no-deps vit-pytorch einops`.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import tables
+from sizes import BACKENDS, DEFAULT_DTYPES, DEFAULT_SIZES, MODELS, SIZES, cases
+
+FOLDER = Path(__file__).parent
+PACKAGES = (
+    *("keras", "keras-vivit", "jax", "tensorflow", "tensorflow-cpu", "torch"),
+    *("transformers", "vit-pytorch"),
+)
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "OOM")
+TIMEOUT = 1200  # seconds for a case; some compilations do not come to an end
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    backends = options.backends or [name for name in BACKENDS if find_spec(name)]
+    threads = options.threads or processors()
+    gpus = {}
+    if options.device != "cpu":
+        for backend in backends:
+            probe = {"kind": "probe", "backend": backend, "threads": threads}
+            gpus[backend] = run(probe, "gpu").get("gpu")
+    gpu = next(filter(None, gpus.values()), None)
+    if options.device == "gpu" and gpu is None:
+        raise SystemExit(f"error: no GPU is seen by {', '.join(backends)}.")
+    device = options.device or ("gpu" if gpus and all(gpus.values()) else "cpu")
+    dtype = options.dtype or DEFAULT_DTYPES[device]
+    for name in options.models or MODELS:
+        if not MODELS[name].installed:
+            print(f"Without {name}: {MODELS[name].package} is not installed.")
+
+    path = options.out / f"speed-{device}-{dtype}.json"
+    environment = {
+        "machine": gpu if device == "gpu" else processor(),
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "versions": versions(),
+    }
+    record = load(path, environment)
+    sizes = options.sizes or DEFAULT_SIZES[device]
+    todo = cases(backends, sizes, options.models, device, dtype)
+    done = [identity(row) for row in record["rows"] if "error" not in row]
+    for number in range(1, options.rounds + 1):
+        for position, case in enumerate(todo, 1):
+            case = {**case, "round": number}
+            if identity(case) in done:
+                continue
+            result = run({**case, "threads": threads}, device)
+            place = f"{number}.{position}/{len(todo)}"
+            print(f"{place} {describe(case)}: {brief(result)}", flush=True)
+            keep = [r for r in record["rows"] if identity(r) != identity(case)]
+            record["rows"] = [*keep, {**case, **result}]
+            save(path, record)
+    tables.write(path)
+    print(f"{path.with_suffix('.md')}:\n\n{path.with_suffix('.md').read_text()}")
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--backends", nargs="+", choices=BACKENDS, help="default: all installed")
+    add("--sizes", nargs="+", choices=(*SIZES, "data"), help="data: the data path")
+    add("--models", nargs="+", choices=MODELS, help="default: all that are installed")
+    add("--device", choices=("cpu", "gpu"), help="default: gpu if backends see one")
+    add("--rounds", type=int, default=3)
+    add("--dtype", choices=("float32", "mixed_bfloat16"), help="default: as the device")
+    add("--threads", type=int, help="processors to use (default: all)")
+    add("--out", type=Path, default=FOLDER / "results", metavar="FOLDER")
+    return parser.parse_args(arguments)
+
+
+def run(case, device):
+    """Returns what one case measured, or `{"error": the last line it said}`."""
+    environment = os.environ | {
+        "KERAS_BACKEND": case["backend"],
+        "OMP_NUM_THREADS": str(case["threads"]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "PYTHONPATH": os.pathsep.join(
+            [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
+    if device == "cpu":
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, FOLDER / "measure.py", json.dumps(case)]
+    options = {"capture_output": True, "text": True, "check": False}
+    try:
+        process = subprocess.run(command, env=environment, timeout=TIMEOUT, **options)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no result within {TIMEOUT} s"}
+    if process.returncode == 0:
+        return json.loads(process.stdout.splitlines()[-1])
+    if any(word in process.stderr for word in OUT_OF_MEMORY):
+        return {"error": "out of memory"}
+    said = process.stderr.strip().splitlines()
+    if process.returncode < 0 or not said:  # A signal; 9 is often for memory, too.
+        return {"error": f"exit code {process.returncode}"}
+    return {"error": said[-1][:200]}
+
+
+def identity(row):
+    return tuple(row.get(key) for key in (*tables.CASE, "round"))
+
+
+def load(path, environment):
+    """Returns the results to go on with; they must be of the same machine."""
+    environment = {**environment, "date": datetime.date.today().isoformat()}
+    if not path.exists():
+        return {"environment": environment, "rows": []}
+    record = json.loads(path.read_text())
+    before = {**record["environment"], "date": environment["date"]}
+    if before != environment:
+        changed = [key for key in environment if before.get(key) != environment[key]]
+        raise SystemExit(
+            f"error: {path} has results of another {' and '.join(changed)}. Give "
+            "another folder with `--out`, or delete the file."
+        )
+    return {**record, "environment": environment}
+
+
+def save(path, record):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def describe(case):
+    kind, backend = case["kind"], case["backend"]
+    match kind:
+        case "gemm":
+            return f"{backend}, matrix products, {case['dtype']}"
+        case "data":
+            return f"{backend}, recipe, {'augmented' if case['augment'] else 'bare'}"
+    return f"{backend}, {case['size']}, {tables.label(case)}"
+
+
+def brief(result):
+    if "error" in result:
+        return f"failed: {result['error']}"
+    units = {"train": "s", "predict": "s", "epoch": "s", "operations": "FLOP/s"}
+    return ", ".join(
+        f"{k} {result[k]:.3g} {u}" for k, u in units.items() if k in result
+    )
+
+
+def processors():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def processor():
+    """Returns the processor's name and its number of cores."""
+    information = Path("/proc/cpuinfo")
+    name = platform.processor() or platform.machine()
+    if information.exists():
+        lines = (line.partition(":") for line in information.read_text().splitlines())
+        names = (text.strip() for key, _, text in lines if "model name" in key)
+        name = next(names, name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def versions():
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()
