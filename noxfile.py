@@ -16,9 +16,9 @@ def run_tests(session, backend, *requirements):
     groups = nox.project.dependency_groups(PYPROJECT, backend, "test")
     # The backend goes first: nothing else may choose another build of it.
     session.install(*groups)
-    # Without their dependencies: PyTorch and torchvision, tensorflow-text.
-    session.install("--no-deps", "medmnist", "keras-hub")
-    session.install(".[examples,hf,scenic]", *requirements)
+    # Without their dependencies: PyTorch, torchvision, tensorflow-text.
+    session.install("--no-deps", "medmnist", "keras-hub", "vit-pytorch")
+    session.install(".[examples,hf,scenic,search]", *requirements)
     # Compiling keeps one core busy: files go to several processes.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
     environment = {"KERAS_BACKEND": backend}
@@ -55,3 +55,10 @@ def build(session):
     with tempfile.TemporaryDirectory() as folder:
         session.run("python", "-m", "build", "--outdir", folder)
         session.run("twine", "check", "--strict", f"{folder}/*")
+
+
+@nox.session
+def docs(session):
+    """The documentation site, built strictly, into `site/`."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
+    session.run("zensical", "build", "--strict", "--clean")

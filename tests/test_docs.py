@@ -1,0 +1,156 @@
+"""The pages of the site: links, pictures, the reference, and what they quote."""
+
+import importlib
+import inspect
+import itertools
+import pathlib
+import re
+
+import pytest
+
+import keras_vivit
+from keras_vivit import augmentation, initializers
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("**/*.md"))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)\s]+)\)")
+DIRECTIVE = re.compile(r"^::: (\S+)\n(?: {4}options:\n {6}members: \[(.*)\])?", re.M)
+PICTURES = ("tubelets", "variants")
+
+if not PAGES:
+    pytest.skip("a source distribution has no docs", allow_module_level=True)
+
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(DOCS))
+)
+
+
+def prose(page):
+    return CODE.sub("", FENCE.sub("", page.read_text()))
+
+
+def anchors(page):
+    """The ids of headings, as Python-Markdown's `toc` makes them."""
+    text = FENCE.sub("", page.read_text())
+    found = set(DIRECTIVE_NAMES.get(page, ()))
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        words = re.sub(r"[^\w\s-]", "", heading.lower()).strip()
+        found.add(re.sub(r"[-\s]+", "-", words))
+    return found
+
+
+def directives(page):
+    """Names and listed members of what the reference shows on a page."""
+    found = DIRECTIVE.findall(page.read_text())
+    return {name: re.findall(r"\w+", members) for name, members in found}
+
+
+DIRECTIVE_NAMES = {page: directives(page) for page in PAGES}
+
+
+def public_names():
+    yield from (
+        f"keras_vivit.{name}"
+        for name in keras_vivit.__all__
+        if not inspect.ismodule(getattr(keras_vivit, name))
+    )
+    yield from (f"keras_vivit.augmentation.{name}" for name in augmentation.__all__)
+    for name, value in vars(initializers).items():
+        if inspect.isfunction(value) and not name.startswith("_"):
+            yield f"keras_vivit.initializers.{name}"
+
+
+def picture_files(name, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module(name).pictures()
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    for _, _, target in LINK.findall(prose(page)):
+        if re.match("https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), target
+        assert file.is_relative_to(DOCS), f"{target} is outside of the site"
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+@each_page
+def test_pictures_have_a_text(page):
+    text = prose(page)
+    for image, alt, target in LINK.findall(text):
+        assert not image or len(alt.split()) > 2, target
+    for tag in re.findall(r"<img\b[^>]*>", text):
+        assert re.search(r'\balt="[^"]', tag), tag
+
+
+@each_page
+def test_no_path_of_somebodys_machine(page):
+    assert not re.search(r"(?<![\w.:/~])/(home|root|tmp|work|Users)/", page.read_text())
+
+
+@each_page
+def test_page_has_one_title_and_skips_no_level(page):
+    levels = re.findall(r"^(#+) ", FENCE.sub("", page.read_text()), re.MULTILINE)
+    sizes = list(map(len, levels))
+    assert sizes.count(1) == 1
+    assert sizes[0] == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(sizes))
+
+
+def test_navigation_names_every_page_once():
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = re.findall(r"^ +- .*: ([\w/-]+\.md)$", text, re.MULTILINE)
+    assert sorted(named) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+
+
+def test_site_asks_no_other_host():
+    assert re.search("^  font: false", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    for file in (*DOCS.glob("**/*.css"), *DOCS.glob("**/*.svg")):
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|@import|url\(", text), file
+
+
+def test_reference_shows_every_public_name_once():
+    shown = [name for names in DIRECTIVE_NAMES.values() for name in names]
+    assert sorted(shown) == sorted(public_names())
+
+
+@pytest.mark.parametrize("name", ["ViViTBackbone", "ViViTClassifier"])
+def test_reference_shows_the_methods_of_a_model(name):
+    methods = (
+        attribute
+        for attribute, value in vars(getattr(keras_vivit, name)).items()
+        if isinstance(value, classmethod) and not attribute.startswith("_")
+    )
+    pages = {k: v for found in DIRECTIVE_NAMES.values() for k, v in found.items()}
+    assert sorted(pages[f"keras_vivit.{name}"]) == sorted(methods)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_those_that_the_script_draws(name, monkeypatch):
+    for file, text in picture_files(name, monkeypatch).items():
+        assert (DOCS / file).read_text() == text, f"run docs/{name}.py"
+
+
+def test_variants_have_the_parameters_of_the_library(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    text = (DOCS / "variants.md").read_text()
+    for variant, count in importlib.import_module("variants").parameters().items():
+        assert re.search(rf'`"{variant}"` \| {count:,} \|', text), variant
+
+
+def test_new_lines_of_the_migration_are_in_code_that_runs():
+    blocks = FENCE.findall((DOCS / "migration.md").read_text())
+    run = " ".join(" ".join(code for kind, code in blocks if kind == "python").split())
+    for kind, code in blocks:
+        if kind != "diff" or "hf://" in code:  # That one needs a download.
+            continue
+        new = re.findall(r"^\+(.*)$", code, re.MULTILINE)
+        assert all(" ".join(line.split()) in run for line in new), code
