@@ -47,8 +47,8 @@ SIZES = {
     "tokens27": Size(VOLUME, (8, 8, 8), 128, 8, 8, 512, 32, 11),
     "tokens64": Size(VOLUME, (7, 7, 7), 128, 4, 4, 512, 32, 11),
     "tokens343": Size(VOLUME, (4, 4, 4), 64, 6, 4, 256, 32, 11),
-    # ViViT-B/16x2 with two of its layers: what a long sequence costs in memory.
-    "memory": Size(VIDEO, (2, 16, 16), 768, 2, 12, 3072, 1, 400, 1),
+    # ViViT-S/16x2 with eight of its layers: what a long sequence costs in memory.
+    "memory": Size(VIDEO, (2, 16, 16), 384, 8, 6, 1536, 1, 400, 1),
     "b16x2": Size(VIDEO, (2, 16, 16), 768, 12, 12, 3072, 4, 400),
     "l16x2": Size(VIDEO, (2, 16, 16), 1024, 24, 16, 4096, 2, 400),
 }

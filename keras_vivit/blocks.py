@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vivit import validation
 from keras_vivit.attention import MultiHeadSelfAttention
-from keras_vivit.fast import dense, direct, reshape
+from keras_vivit.fast import dense, direct, remat, reshape
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -222,7 +222,7 @@ class _EncoderBlock(keras.layers.Layer):
             # At most four draws a branch, made before the pass is repeated.
             draws = itertools.islice(seeds, 4 * len(self._branches()))
             seeds = [_DrawnSeed(generator.next()) for generator in draws]
-        return keras.remat(lambda x: self._forward(x, mask, seeds))(inputs)
+        return remat(lambda x: self._forward(x, mask, seeds))(inputs)
 
     def _forward(self, x, mask, seeds):
         seeds = seeds and iter(seeds)

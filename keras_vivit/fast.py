@@ -55,3 +55,21 @@ def on_jax_cpu():
 def reshape(x, shape):
     """`ops.reshape`, which searches the shape for symbolic tensors, for 0.04 ms."""
     return x.reshape(shape) if hasattr(x, "reshape") else ops.reshape(x, shape)
+
+
+def remat(function):
+    """`keras.remat` of a function that keeps the shape and dtype of its tensor.
+
+    JAX's compiler for CPUs merges or moves what is computed again with what was computed
+    before, and no memory is saved. It cannot look into the two sides of a condition
+    (3136 tokens, 8 layers: temporary memory 0.18 of that without `remat`, instead of 1.12).
+    """
+    function = keras.remat(function)
+    if not on_jax_cpu():
+        return function
+
+    def conditional(x):  # True, but for an infinity that nothing can be made of.
+        finite = ops.logical_not(ops.cast(reshape(x, (-1,))[0], "float32") > 3e38)
+        return ops.cond(finite, lambda: function(x), lambda: x)
+
+    return conditional

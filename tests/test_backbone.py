@@ -162,6 +162,45 @@ def test_checkpointed_training_is_the_same(variant, pooling):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def kept_for_gradient(model, videos):
+    """Bytes that a training step keeps from the forward to the backward pass."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(videos, training=True)
+        return sum(kept.values())
+    import jax
+
+    def loss(weights, videos):
+        others = [variable.value for variable in model.non_trainable_variables]
+        return model.stateless_call(weights, others, videos, training=True)[0].sum()
+
+    weights = [variable.value for variable in model.trainable_variables]
+    compiled = jax.jit(jax.grad(loss)).lower(weights, videos).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="no public count of its memory"
+)
+def test_checkpointing_keeps_less_than_half_of_the_memory():
+    plain, checkpointed = (
+        kept_for_gradient(
+            small("spatio_temporal", "mean", num_layers=8, remat=remat),
+            normal(16, *SMALL["video_shape"]),
+        )
+        for remat in (False, True)
+    )
+    assert checkpointed < 0.5 * plain
+
+
 def test_stochastic_depth_rises_linearly_in_each_encoder():
     model = small(
         "factorized_encoder",
