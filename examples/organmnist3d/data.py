@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import sys
 import urllib.request
 import zlib
 from pathlib import Path
@@ -29,6 +30,16 @@ KEYS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
 
 class InputError(ValueError):
     """A mistake in what the user gave; scripts print it without a traceback."""
+
+
+def exit_status(run, *arguments):
+    """Runs a script, and returns what the shell is told."""
+    try:
+        run(*arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 class Split(NamedTuple):

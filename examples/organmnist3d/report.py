@@ -16,7 +16,7 @@ import page
 import pictures
 import runs
 from backends import choose_backend
-from data import InputError, load
+from data import InputError, exit_status, load
 from measures import decide, measure
 
 
@@ -25,12 +25,7 @@ def main(arguments=None):
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--data", help="npz file, if it has moved since the training")
     options = parser.parse_args(arguments)
-    try:
-        run(options.folder, options.data)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(run, options.folder, options.data)
 
 
 def run(folder, path=None):

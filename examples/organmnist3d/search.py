@@ -20,7 +20,7 @@ from pathlib import Path
 import runs
 from backends import choose_backend
 from configs import TUNED, VARIANTS
-from data import SIZES, InputError, load
+from data import SIZES, InputError, exit_status, load
 from medmnist3d import SETS
 from train import positive, whole
 
@@ -32,13 +32,7 @@ GRIDS = {"7/7": (7, 7), "10/6": (10, 6), "8/5": (8, 5), "8/4": (8, 4)}
 
 
 def main(arguments=None):
-    options = parse(arguments)
-    try:
-        run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(run, parse(arguments))
 
 
 def parse(arguments):

@@ -15,18 +15,12 @@ from pathlib import Path
 import runs
 from backends import choose_backend
 from configs import CONFIGS, VARIANTS
-from data import SIZES, InputError, load
+from data import SIZES, InputError, exit_status, load
 from medmnist3d import SETS
 
 
 def main(arguments=None):
-    options = parse(arguments)
-    try:
-        run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(run, parse(arguments))
 
 
 def parse(arguments):
