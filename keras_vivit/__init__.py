@@ -10,6 +10,7 @@ from keras_vivit.blocks import (
 )
 from keras_vivit.checkpoints import save_to_transformers
 from keras_vivit.classifier import ViViTClassifier
+from keras_vivit.distribution import layout_map
 from keras_vivit.embeddings import ClassToken, TubeletEmbedding
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.positions import PositionalEncoder, resize_position_table
@@ -29,6 +30,7 @@ __all__ = [
     "ViViTEncoderBlock",
     "augmentation",
     "initializers",
+    "layout_map",
     "resize_position_table",
     "save_to_transformers",
 ]

@@ -327,6 +327,31 @@ class ViViTBackbone(keras.Model):
             cls, source, video_shape, tubelet_size, tubelet_init, **overrides
         )
 
+    def enable_lora(self, rank):
+        """Freezes the backbone and adds low-rank adapters to its blocks, which train.
+
+        Every `Dense` and `EinsumDense` (attention and MLPs) gets one. Call it before
+        `compile`. Saved files hold the merged weights, and load without adapters.
+
+        Args:
+            rank: Integer, rank of the adapters.
+
+        Raises:
+            ValueError: If `rank` is not positive, or the model has adapters already.
+
+        Reference:
+            [LoRA, Hu et al., 2021](https://arxiv.org/abs/2106.09685)
+        """
+        rank = validation.positive_int("rank", rank)
+        kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+        layers = [x for x in self._flatten_layers() if isinstance(x, kinds)]
+        if any(layer.lora_enabled for layer in layers):
+            raise ValueError("`enable_lora` must be called once: adapters are there.")
+        for variable in self.weights:
+            variable.trainable = False
+        for layer in layers:
+            layer.enable_lora(rank)
+
     @classmethod
     def presets(cls):
         """Returns a dictionary of all presets, name -> one line about it."""

@@ -136,6 +136,19 @@ class ViViTClassifier(keras.Model):
             return checkpoints.load(cls, source, head=True, **overrides)
         return cls(**{**config, **overrides})
 
+    def enable_lora(self, rank):
+        """Adds adapters to the backbone, see `ViViTBackbone.enable_lora`.
+
+        Only they and the head train.
+
+        Args:
+            rank: Integer, rank of the adapters.
+
+        Raises:
+            ValueError: If `rank` is not positive, or the model has adapters already.
+        """
+        self.backbone.enable_lora(rank)
+
     @classmethod
     def presets(cls):
         """Returns a dictionary of all presets, name -> one line about it."""

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from devices import complete
 
 from keras_vivit import augmentation
 
@@ -41,7 +42,7 @@ class Batches(keras.utils.PyDataset):
         reseed(states, (self.seed, self.epoch, index))
         for layer in self.augment:
             batch = layer(batch, training=True)
-        return batch["videos"], batch["labels"]
+        return complete(batch["videos"], batch["labels"])
 
 
 def reseed(states, seed):

@@ -46,6 +46,14 @@ def parse(arguments):
     )
     add("--out", type=Path, help="results (default: runs/DATASET-CONFIG-VARIANT-seedN)")
     add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--devices", type=positive, metavar="N", help="JAX: divide batches among N")
+    add(
+        "--model-parallel",
+        type=positive,
+        default=1,
+        metavar="M",
+        help="JAX: divide the model's heads and MLPs among M of the devices",
+    )
     add("--tensorboard", action="store_true", help="log for TensorBoard, too")
     return parser.parse_args(arguments)
 
@@ -87,6 +95,15 @@ def run(options):
     for name in ("epochs", "batch_size", "patience"):
         if (value := getattr(options, name)) is not None:
             configuration[name] = value
+    if options.devices or options.model_parallel > 1:
+        if configuration["backend"] != "jax":
+            raise InputError(
+                "`--devices` and `--model-parallel` need the backend jax. "
+                f"Received: {configuration['backend']}."
+            )
+        import devices
+
+        devices.distribute(options.devices, options.model_parallel, configuration)
     if options.resume:
         runs.check_unchanged(folder, configuration)
     else:

@@ -18,6 +18,7 @@ import time
 import keras
 import numpy as np
 from batches import Batches, layers_for, one_hot, reseed
+from devices import complete, shares
 from runs import read_history
 
 import keras_vivit
@@ -99,10 +100,14 @@ def build(data, configuration):
     model.compile(
         optimizer=optimizer(configuration, steps),
         loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=configuration["label_smoothing"]
+            label_smoothing=configuration["label_smoothing"],
+            reduction="mean_with_sample_weight",
         ),
         # The loss, without label smoothing.
-        metrics=["accuracy", keras.metrics.CategoricalCrossentropy("cross_entropy")],
+        weighted_metrics=[
+            "accuracy",
+            keras.metrics.CategoricalCrossentropy("cross_entropy"),
+        ],
     )
     # Else TensorFlow traces the first step twice, and resumed models have none to fill.
     model.optimizer.build(model.trainable_variables)
@@ -182,7 +187,7 @@ def fit(model, data, configuration, folder, checkpoints, stopping, callbacks):
         epochs=configuration["epochs"],
         initial_epoch=len(stopping.history),
         shuffle=False,  # `Batches` shuffles; Keras would do it anew after a resume.
-        validation_data=(data.val.images, one_hot(data.val.labels, classes)),
+        validation_data=complete(data.val.images, one_hot(data.val.labels, classes)),
         validation_batch_size=batch_size,
         callbacks=[
             RepeatableEpochs(batches),
@@ -207,7 +212,9 @@ def load(folder):
 
 def predict(model, split):
     """Returns class probabilities, float32 `(n, num_classes)`."""
-    return np.asarray(model.predict(split.images, batch_size=32), "float32")
+    images, batch_size = complete(split.images)[0], -(-32 // shares()) * shares()
+    probabilities = model.predict(images, batch_size=batch_size)
+    return np.asarray(probabilities, "float32")[: len(split.images)]
 
 
 def predict_two_views(model, data):

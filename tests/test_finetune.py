@@ -1,0 +1,62 @@
+"""Low-rank adapters train, alone with the head, and merge when saved."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import flat, normal, randomize
+
+import keras_vivit as kv
+from keras_vivit.backbone import VARIANTS
+
+SIZES = {
+    "video_shape": (4, 16, 16, 1),
+    "tubelet_size": (2, 8, 8),
+    "embed_dim": 8,
+    "num_layers": 1,
+    "num_temporal_layers": 1,
+    "num_heads": 2,
+    "mlp_dim": 16,
+}
+
+
+def make(variant="spatio_temporal"):
+    model = kv.ViViTClassifier(num_classes=3, variant=variant, **SIZES)
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fit_trains_adapters_and_head_alone(variant, tmp_path):
+    model, videos = make(variant), normal(4, 4, 16, 16, 1)
+    before = flat(model(videos))[0]
+    model.enable_lora(2)
+    np.testing.assert_allclose(flat(model(videos))[0], before, atol=1e-6)
+    trained = {v.path for v in model.trainable_variables}
+    assert any("lora" in path for path in trained)
+    assert all("lora" in path or path.startswith("head/") for path in trained)
+
+    weights = {v.path: flat(v)[0] for v in model.weights}
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    # The first step moves the second factor alone: it starts as zero.
+    model.fit(videos, np.array([0, 1, 2, 0]), epochs=2, verbose=0)
+    changed = {v.path for v in model.weights if np.any(flat(v)[0] != weights[v.path])}
+    assert changed <= trained
+    # Softmax is blind to a shift of all keys, but not to their direction.
+    assert changed == trained
+
+    after = flat(model(videos))[0]
+    assert np.abs(after - before).max() > 1e-3
+    model.save(tmp_path / "model.keras")
+    merged = keras.saving.load_model(tmp_path / "model.keras")
+    assert not any("lora" in v.path for v in merged.weights)
+    np.testing.assert_allclose(flat(merged(videos))[0], after, atol=1e-5)
+
+
+def test_wrong_ranks_and_a_second_call_are_refused():
+    model = make()
+    with pytest.raises(ValueError, match="`rank` must"):
+        model.enable_lora(0)
+    assert all(v.trainable for v in model.weights)
+    model.enable_lora(2)
+    with pytest.raises(ValueError, match="must be called once"):
+        model.enable_lora(2)
