@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_vivit import validation
+from keras_vivit import policies, validation
 from keras_vivit.fast import dense, on_jax_cpu, reshape
 
 AXES = ("all", "space", "time")
@@ -71,7 +71,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             output_shape,
             bias_axes=equation.partition(">n")[2],
             name=name,
-            dtype=self.dtype_policy,
+            dtype=policies.resolve(self.dtype_policy, f"{self.path}/{name}"),
         )
         layer.build((None, *input_shape))
         setattr(self, f"{name}_dense", layer)

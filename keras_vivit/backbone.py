@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vivit import checkpoints, presets, validation
+from keras_vivit import checkpoints, policies, presets, validation
 from keras_vivit.blocks import (
     FactorizedDotProductBlock,
     FactorizedSelfAttentionBlock,
@@ -249,7 +249,7 @@ class ViViTBackbone(keras.Model):
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": policies.serialize(self),
             "video_shape": self.video_shape,
             "tubelet_size": self.tubelet_size,
             "strides": self.strides,

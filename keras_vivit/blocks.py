@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_vivit import validation
+from keras_vivit import policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
 from keras_vivit.fast import dense, direct, remat, reshape
 
@@ -112,7 +112,7 @@ class MLP(keras.layers.Layer):
                 units,
                 bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
                 name=name,
-                dtype=self.dtype_policy,
+                dtype=policies.resolve(self.dtype_policy, f"{self.path}/{name}"),
             )
             layer.build(input_shape)
             setattr(self, f"{name}_dense", layer)
@@ -239,6 +239,7 @@ class _EncoderBlock(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
+            "dtype": policies.serialize(self),
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "dropout_rate": self.dropout_rate,

@@ -266,6 +266,8 @@ def save_to_transformers(model, directory):
             f"Received: video_shape={config['video_shape']}, strides={layer.strides}, "
             f"tubelet_size={layer.tubelet_size}"
         )
+    if any(w.dtype == "int8" for w in model.weights):
+        raise ValueError("`model` must not be quantized: the format has no integers.")
     if isinstance(model.num_classes, dict):
         raise ValueError(
             "`num_classes` must be an integer: transformers has one head. "

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_vivit import checkpoints, presets, validation
+from keras_vivit import checkpoints, policies, presets, validation
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.pooling import TokenPooling
 
@@ -63,7 +63,10 @@ class ViViTClassifier(keras.Model):
 
         def head(classes, dense_name, output_name):
             logits = keras.layers.Dense(
-                classes, kernel_initializer="zeros", name=dense_name, dtype=dtype
+                classes,
+                kernel_initializer="zeros",
+                name=dense_name,
+                dtype=policies.resolve(dtype, dense_name),
             )(x)
             return keras.layers.Activation(
                 activation, name=output_name, dtype=dtype.variable_dtype
@@ -93,6 +96,7 @@ class ViViTClassifier(keras.Model):
             **self.backbone.get_config(),
             "name": self.name,
             "trainable": self.trainable,
+            "dtype": policies.serialize(self),
             "num_classes": self.num_classes,
             "classifier_activation": keras.activations.serialize(
                 self.classifier_activation

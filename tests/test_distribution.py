@@ -199,11 +199,11 @@ def test_recipe_refuses_devices_before_it_starts(tmp_path):
 def test_recipe_refuses_devices_that_cannot_share(count, parts, error, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples" / "organmnist3d")
     import configs
-    import devices
+    import parallel
 
     configuration = {**configs.TUNED, "variant": "spatio_temporal"}
-    with pytest.raises(devices.InputError, match=error):
-        devices.check_parts(count, parts, configuration)
+    with pytest.raises(parallel.InputError, match=error):
+        parallel.check_parts(count, parts, configuration)
 
 
 # === On virtual devices ===

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from devices import complete
+from parallel import complete
 
 from keras_vivit import augmentation
 

@@ -101,9 +101,9 @@ def run(options):
                 "`--devices` and `--model-parallel` need the backend jax. "
                 f"Received: {configuration['backend']}."
             )
-        import devices
+        import parallel
 
-        devices.distribute(options.devices, options.model_parallel, configuration)
+        parallel.distribute(options.devices, options.model_parallel, configuration)
     if options.resume:
         runs.check_unchanged(folder, configuration)
     else:

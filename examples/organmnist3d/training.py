@@ -18,7 +18,7 @@ import time
 import keras
 import numpy as np
 from batches import Batches, layers_for, one_hot, reseed
-from devices import complete, shares
+from parallel import complete, shares
 from runs import read_history
 
 import keras_vivit

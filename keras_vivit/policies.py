@@ -1,0 +1,26 @@
+"""Dtype policies of layers within layers: quantization gives some their own."""
+
+from keras.dtype_policies import DTypePolicyMap
+from keras.dtype_policies import serialize as serialize_policy
+
+
+def serialize(layer):
+    """Returns the config of a layer's dtype policy, and of its quantized sublayers.
+
+    Sublayers are made anew from their parent's arguments, so that these have to say
+    which ones `quantize` has changed: by path, in Keras' own kind of map.
+    """
+    policy = layer.dtype_policy
+    layers = [x for x in layer._flatten_layers() if x.dtype_policy.quantization_mode]
+    if layers:
+        default = getattr(policy, "default_policy", policy)
+        policy = DTypePolicyMap(default, {x.path: x.dtype_policy for x in layers})
+    return serialize_policy(policy)
+
+
+def resolve(policy, path):
+    """Returns the policy of one layer, where a map may have those of many.
+
+    Keras' layers cannot be saved if they are quantized by a map.
+    """
+    return policy[path] if isinstance(policy, DTypePolicyMap) else policy
