@@ -5,7 +5,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -115,6 +117,24 @@ def test_trial_that_another_worker_took_over_is_left_to_it(npz, tmp_path, monkey
     arguments = ["--data", str(npz), "--out", str(tmp_path), "--epochs", "1"]
     assert search.main([*arguments, "--trials", "2"]) == 0
     assert [trial.number for trial in trials] == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_queued_trial_is_taken_by_one_worker(tmp_path):
+    path, queued, workers = tmp_path / "study.db", 20, 4
+    study = search.open_study(path, EPOCHS)
+    for number in range(queued):
+        study.enqueue_trial({"number": number})
+    ready = threading.Barrier(workers)
+
+    def work(_):
+        study = search.open_study(path, EPOCHS)
+        ready.wait()
+        study.optimize(lambda trial: trial.number, n_trials=queued // workers)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * queued
 
 
 def test_search_with_other_options_is_another_study(npz, tmp_path, capsys, monkeypatch):

@@ -100,6 +100,7 @@ def open_study(path, epochs):
         grace_period=3 * HEARTBEAT,
         heartbeat_stale_trial_callback=retry(),
     )
+    take_turns(storage.engine)
     return optuna.create_study(
         storage=storage,
         study_name=STUDY,
@@ -107,6 +108,24 @@ def open_study(path, epochs):
         sampler=optuna.samplers.TPESampler(constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=epochs // 3),
     )
+
+
+def take_turns(engine):
+    """Locks SQLite from a transaction's first read on, as other databases lock rows.
+
+    Else two workers may give their trials the same number, or take over the same trial.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def no_implicit_begin(connection, _):
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before
 
 
 def retry():
