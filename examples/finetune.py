@@ -86,21 +86,24 @@ def run(options):
     )
     prepare(model, options)
     checkpoint = Checkpoint(options)
-    validation = data["val_images"], data["val_labels"]
+    initial_epoch = checkpoint.load(model)
+    fit(model, data, options, initial_epoch=initial_epoch, callbacks=[checkpoint])
+    _, accuracy = model.evaluate(data["val_images"], data["val_labels"], verbose=0)
+    model.compile("sgd", LOSS, metrics=["accuracy"])  # Loads without `ScaledAdamW`.
+    model.save(options.out / "model.keras")
+    print(f"Validation accuracy {accuracy:.3f}; model in {options.out}.")
+
+
+def fit(model, data, options, **arguments):
     model.fit(
         data["train_images"],
         data["train_labels"],
         batch_size=options.batch_size,
-        initial_epoch=checkpoint.load(model),
         epochs=options.epochs,
-        validation_data=validation,
+        validation_data=(data["val_images"], data["val_labels"]),
         verbose=2,
-        callbacks=[checkpoint],
+        **arguments,
     )
-    _, accuracy = model.evaluate(*validation, verbose=0)
-    model.compile("sgd", LOSS, metrics=["accuracy"])  # Loads without `ScaledAdamW`.
-    model.save(options.out / "model.keras")
-    print(f"Validation accuracy {accuracy:.3f}; model in {options.out}.")
 
 
 # === The four ways ===
@@ -152,9 +155,6 @@ class ScaledAdamW(keras.optimizers.AdamW):
         factor = self.factors[self._get_variable_index(variable)]
         super().update_step(gradient, variable, learning_rate * factor)
 
-    def get_config(self):
-        return {"scales": self.scales, "learning_rate": float(self.learning_rate)}
-
 
 # === Videos ===
 
@@ -202,17 +202,9 @@ def pretrain(options):
     folder = options.out / "pretrained"
     if (folder / "config.json").exists():
         return folder
-    data = moving_squares(options.videos, STRAIGHT)
     model = keras_vivit.ViViTClassifier(num_classes=len(STRAIGHT), **SMALL)
     model.compile(ScaledAdamW({}, 1e-3), LOSS, metrics=["accuracy"])
-    model.fit(
-        data["train_images"],
-        data["train_labels"],
-        batch_size=options.batch_size,
-        epochs=options.epochs,
-        validation_data=(data["val_images"], data["val_labels"]),
-        verbose=2,
-    )
+    fit(model, moving_squares(options.videos, STRAIGHT), options)
     folder.mkdir(parents=True, exist_ok=True)
     keras_vivit.save_to_transformers(model, folder)
     return folder

@@ -41,7 +41,7 @@ def classifier(dtype, variant=VARIANTS[0], **arguments):
 
 
 def outputs(model, videos=PIXELS):
-    return flat(model(videos))[0].astype("float32")
+    return flat(model(videos))[0]
 
 
 @each_variant
