@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_vivit import policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
-from keras_vivit.fast import dense, direct, remat, reshape
+from keras_vivit.fast import activate, dense, direct, layer_norm, remat, reshape
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -119,7 +119,7 @@ class MLP(keras.layers.Layer):
             input_shape = (*input_shape[:-1], units)
 
     def call(self, inputs, seeds=None):
-        hidden = self.activation(dense(self.hidden_dense, inputs))
+        hidden = activate(self.activation, dense(self.hidden_dense, inputs))
         hidden = _dropout(hidden, self.dropout_rate, seeds)
         return reshape(dense(self.output_dense, hidden), ops.shape(inputs))
 
@@ -217,18 +217,19 @@ class _EncoderBlock(keras.layers.Layer):
         if training and hasattr(self, "seed_generator"):
             seeds = itertools.repeat(self.seed_generator)
         if not (training and self.remat):
-            return self._forward(inputs, mask, seeds)
+            return self._forward(inputs, mask, seeds, training)
         if seeds:
             # At most four draws a branch, made before the pass is repeated.
             draws = itertools.islice(seeds, 4 * len(self._branches()))
             seeds = [_DrawnSeed(generator.next()) for generator in draws]
-        return remat(lambda x: self._forward(x, mask, seeds))(inputs)
+        return remat(lambda x: self._forward(x, mask, seeds, training))(inputs)
 
-    def _forward(self, x, mask, seeds):
+    def _forward(self, x, mask, seeds, training):
         seeds = seeds and iter(seeds)
         for norm, layer in self._branches():
             options = {} if layer is self.mlp else {"mask": mask}
-            y = direct(layer)(direct(norm)(x), seeds=seeds, **options)
+            y = layer_norm(norm, x, training)
+            y = direct(layer)(y, seeds=seeds, **options)
             y = _dropout(y, self.dropout_rate, seeds)
             x = x + _drop_path(y, self.drop_path_rate, seeds)
         return x

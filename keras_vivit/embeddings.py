@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_vivit import validation
+from keras_vivit.fast import product
 
 AXES = ("frames", "height", "width")
 
@@ -97,12 +98,10 @@ class TubeletEmbedding(keras.layers.Layer):
         if self.strides == self.tubelet_size:
             tubelets = self._tubelets(inputs)
             kernel = ops.reshape(self.kernel, (-1, self.embed_dim))
-            tokens = ops.matmul(tubelets, kernel)
-        else:
-            # Not `Conv3D`, which ONNX cannot export from PyTorch.
-            tokens = ops.conv(
-                inputs, self.kernel, self.strides, "valid", "channels_last"
-            )
+            tokens = product(tubelets, kernel, ops.convert_to_tensor(self.bias))
+            return ops.reshape(tokens, (-1, *ops.shape(tubelets)[1:-1], self.embed_dim))
+        # Not `Conv3D`, which ONNX cannot export from PyTorch.
+        tokens = ops.conv(inputs, self.kernel, self.strides, "valid", "channels_last")
         return tokens + self.bias
 
     def compute_mask(self, inputs, mask=None):

@@ -1,0 +1,74 @@
+"""Fast paths give what the plain ones do."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from helpers import flat, normal
+from keras import ops
+
+from keras_vivit import fast
+
+needs_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="a fast path of PyTorch"
+)
+
+
+@needs_torch
+@pytest.mark.parametrize("rows", [256, 250, 16])
+def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
+    import torch
+
+    arrays = normal(rows, 24), normal(24, 40), normal(40)
+    results, convolutions = [], []
+    convolve = torch.conv2d
+    monkeypatch.setattr(
+        torch, "conv2d", lambda *args: convolutions.append(1) or convolve(*args)
+    )
+    for is_amd in ([], [True]):
+        monkeypatch.setattr(fast, "_is_amd_with_avx512", is_amd.copy)
+        tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+        outputs = fast.product(*tensors)
+        (outputs**2).sum().backward()
+        results.append([outputs.detach(), *(x.grad for x in tensors)])
+    assert len(convolutions) == (rows == 256)
+    for plain, convolved in zip(*results, strict=True):
+        np.testing.assert_allclose(plain, convolved, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2", False),
+        ("vendor_id : GenuineIntel\nflags : fpu avx2 avx512f", False),
+        (None, False),
+    ],
+)
+def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    if cpu:
+        path.write_text(cpu)
+    monkeypatch.setattr(fast, "CPU", path)
+    assert fast._is_amd_with_avx512.__wrapped__() == expected
+
+
+def test_exact_gelu():
+    x = np.linspace(-6, 6, 101, dtype="float32")
+    outputs = fast.activate(keras.activations.gelu, ops.convert_to_tensor(x))
+    expected = [v * math.erfc(-v / math.sqrt(2)) / 2 for v in x]
+    np.testing.assert_allclose(flat(outputs)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_layer_norm_in_training_is_that_of_inference(dtype):
+    layer = keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype)
+    x = ops.cast(3 + normal(2, 5, 24), layer.compute_dtype)
+    layer.build(x.shape)
+    layer.gamma.assign(normal(24))
+    layer.beta.assign(normal(24, seed=1))
+    trained, plain = (fast.layer_norm(layer, x, training) for training in (True, False))
+    assert keras.backend.standardize_dtype(trained.dtype) == layer.compute_dtype
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(flat(trained)[0], flat(plain)[0], atol=tolerance)
