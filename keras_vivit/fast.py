@@ -53,7 +53,22 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    return ops.add(ops.matmul(rows, kernel), bias)
+    return _in_float32(
+        lambda rows, kernel, bias: ops.add(ops.matmul(rows, kernel), bias),
+        *(rows, kernel, bias),
+    )
+
+
+def _in_float32(function, *inputs):
+    """Calls a function; on JAX's CPU in float32, with a result of the inputs' dtype.
+
+    Its compiler has no kernels for halves, and rounds after each operation (64 tokens,
+    mixed_bfloat16: training step 0.79 and prediction 0.84 of the time).
+    """
+    if not on_jax_cpu():
+        return function(*inputs)
+    outputs = function(*(ops.cast(x, "float32") for x in inputs))
+    return ops.cast(outputs, inputs[0].dtype)
 
 
 def _torch_product(rows, kernel, bias):
@@ -98,10 +113,13 @@ def activate(activation, x):
     TensorFlow joins only the latter with the product before it (64 tokens, prediction
     and training step: TensorFlow 0.86 and 0.95 of the time, JAX's CPU 0.93 and 0.94).
     """
-    exact = activation is keras.activations.gelu
-    if exact and keras.backend.backend() in ("jax", "tensorflow"):
-        return x * (0.5 * (1 + ops.erf(x * 0.5**0.5)))
-    return activation(x)
+    if activation is keras.activations.gelu and keras.backend.backend() != "torch":
+        activation = _gelu_by_erf
+    return _in_float32(activation, x)
+
+
+def _gelu_by_erf(x):
+    return x * (0.5 * (1 + ops.erf(x * 0.5**0.5)))
 
 
 def layer_norm(layer, x, training):
