@@ -7,8 +7,15 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
-# The others are left to the workflows on GitHub: they take long, or download much.
-nox.options.sessions = ["tests", "lowest(torch)", "lint", "build", "docs"]
+# The others take long or download much: they are left to the workflows on GitHub.
+nox.options.sessions = [
+    "tests",
+    "lowest(torch)",
+    "lint",
+    "build",
+    "installed(jax)",
+    "docs",
+]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -50,7 +57,7 @@ def tests(session, backend):
 @nox.session
 @each_backend
 def lowest(session, backend):
-    """The test suite on one backend, with the lowest Keras that the package admits."""
+    """The test suite on one backend, with the lowest Keras that is admitted."""
     (keras,) = (d for d in PYPROJECT["project"]["dependencies"] if "keras" in d)
     run_tests(session, backend, keras.replace(">=", "=="))
 
