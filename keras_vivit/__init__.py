@@ -1,5 +1,15 @@
 """Video Vision Transformer layers and models for Keras 3."""
 
+import sys
+
+__version__ = "0.1.0"
+
+# Python imports the package before its `__main__`, which could not say what is wrong.
+if sys.orig_argv[-2:] == ["-m", "keras_vivit"]:
+    from keras_vivit.environment import require_keras
+
+    require_keras()
+
 from keras_vivit import augmentation, initializers
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
@@ -14,8 +24,6 @@ from keras_vivit.distribution import layout_map
 from keras_vivit.embeddings import ClassToken, TubeletEmbedding
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.positions import PositionalEncoder, resize_position_table
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "ClassToken",

@@ -15,6 +15,7 @@ import zipfile
 
 import keras
 import pytest
+from packaging.version import Version
 
 import keras_vivit
 
@@ -127,6 +128,13 @@ def test_version_is_in_one_place():
     assert importlib.metadata.version("keras-vivit") == keras_vivit.__version__
 
 
+def test_version_is_the_changelogs_newest_or_on_the_way_to_the_next():
+    heading = re.compile(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", re.MULTILINE)
+    released = Version(heading.search((ROOT / "CHANGELOG.md").read_text())[1])
+    version = Version(keras_vivit.__version__)
+    assert version == released or (version.is_devrelease and version > released)
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     pytest.importorskip("build", reason="building needs build and hatchling")
@@ -173,6 +181,7 @@ def test_sdist_holds_package_tests_and_examples(distributions):
         "LICENSE",
         "PKG-INFO",
         "README.md",
+        "SECURITY.md",
         "noxfile.py",
         "pyproject.toml",
     }
