@@ -59,6 +59,7 @@ def build(session):
 
 @nox.session
 def docs(session):
-    """The documentation site, built strictly, into `site/`."""
+    """The documentation site, built strictly, into `site/`, and seen in a browser."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
     session.run("zensical", "build", "--strict", "--clean")
+    session.run("pytest", "--noconftest", "tests/test_site.py")
