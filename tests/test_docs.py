@@ -6,6 +6,7 @@ import itertools
 import pathlib
 import re
 
+import keras
 import pytest
 
 import keras_vivit
@@ -23,6 +24,9 @@ PICTURES = ("tubelets", "variants")
 if not PAGES:
     pytest.skip("a source distribution has no docs", allow_module_level=True)
 
+once = pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="is the same on each backend"
+)
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: str(page.relative_to(DOCS))
 )
@@ -144,6 +148,14 @@ def test_variants_have_the_parameters_of_the_library(monkeypatch):
     text = (DOCS / "variants.md").read_text()
     for variant, count in importlib.import_module("variants").parameters().items():
         assert re.search(rf'`"{variant}"` \| {count:,} \|', text), variant
+
+
+@once
+@pytest.mark.filterwarnings("ignore:.*ignores 37%:UserWarning")
+def test_presets_are_those_of_the_library(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    lines = (DOCS / "checkpoints.md").read_text().splitlines()
+    assert set(importlib.import_module("presets").tables()) <= set(lines)
 
 
 def test_new_lines_of_the_migration_are_in_code_that_runs():

@@ -1,0 +1,41 @@
+"""Prints the tables of presets in `checkpoints.md`.
+
+python docs/presets.py
+"""
+
+import keras
+
+from keras_vivit import ViViTClassifier
+from keras_vivit.backbone import VARIANTS
+from keras_vivit.presets import PRESETS
+
+
+def parameters(name):
+    """Counts a preset's parameters without the memory for them."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = ViViTClassifier.from_preset(name, load_weights=False)
+    return f"{model.count_params():,}"
+
+
+def row(name, *cells):
+    config = PRESETS[name]["config"]
+    size = (config[key] for key in ("embed_dim", "num_layers", "num_heads", "mlp_dim"))
+    tubelet = " x ".join(map(str, config["tubelet_size"]))
+    return f"| {' | '.join(map(str, (*cells, tubelet, *size)))} | "
+
+
+def tables():
+    """The rows of both tables: the paper's family, and the models for volumes."""
+    sizes = dict.fromkeys(name.split("_")[1] for name in PRESETS if "x2_" in name)
+    for size in sizes:
+        names = [f"vivit_{size}_{variant}" for variant in VARIANTS]
+        counts = [parameters(name) if name in PRESETS else "" for name in names]
+        yield row(names[0], f"`{size}`") + " | ".join(counts) + " |"
+    for name in PRESETS:
+        if "x2_" not in name:
+            weights = "yes" if "weights" in PRESETS[name] else "no"
+            yield row(name, f"`{name}`") + f"{parameters(name)} | {weights} |"
+
+
+if __name__ == "__main__":
+    print(*tables(), sep="\n")
