@@ -29,7 +29,7 @@ def predict(path):
 
 
 def confusion(labels, predicted):
-    """Counts of volumes as a picture: a row for each class, a column for each answer."""
+    """Draws counts of volumes: a row for each class, a column for each answer."""
     counts = np.zeros((len(NAMES), len(NAMES)), int)
     np.add.at(counts, (labels, predicted), 1)
     side = len(NAMES) * CELL
