@@ -20,8 +20,7 @@ def parameters(name):
 def row(name, *cells):
     config = PRESETS[name]["config"]
     size = (config[key] for key in ("embed_dim", "num_layers", "num_heads", "mlp_dim"))
-    tubelet = " x ".join(map(str, config["tubelet_size"]))
-    return f"| {' | '.join(map(str, (*cells, tubelet, *size)))} | "
+    return f"| {' | '.join(map(str, (f'`{cells[0]}`', *size, *cells[1:])))} |"
 
 
 def tables():
@@ -29,12 +28,13 @@ def tables():
     sizes = dict.fromkeys(name.split("_")[1] for name in PRESETS if "x2_" in name)
     for size in sizes:
         names = [f"vivit_{size}_{variant}" for variant in VARIANTS]
-        counts = [parameters(name) if name in PRESETS else "" for name in names]
-        yield row(names[0], f"`{size}`") + " | ".join(counts) + " |"
-    for name in PRESETS:
+        counts = (parameters(name) if name in PRESETS else "" for name in names)
+        yield row(names[0], size, *counts)
+    for name, preset in PRESETS.items():
         if "x2_" not in name:
-            weights = "yes" if "weights" in PRESETS[name] else "no"
-            yield row(name, f"`{name}`") + f"{parameters(name)} | {weights} |"
+            yield row(
+                name, name, parameters(name), "yes" if "weights" in preset else "no"
+            )
 
 
 if __name__ == "__main__":

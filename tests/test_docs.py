@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import itertools
+import os
 import pathlib
 import re
 
@@ -20,6 +21,7 @@ CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)\s]+)\)")
 DIRECTIVE = re.compile(r"^::: (\S+)\n(?: {4}options:\n {6}members: \[(.*)\])?", re.M)
 PICTURES = ("tubelets", "variants")
+DATA = pathlib.Path(os.environ.get("KERAS_VIVIT_DATA", "")) / "organmnist3d.npz"
 
 if not PAGES:
     pytest.skip("a source distribution has no docs", allow_module_level=True)
@@ -143,11 +145,25 @@ def test_pictures_are_those_that_the_script_draws(name, monkeypatch):
         assert (DOCS / file).read_text() == text, f"run docs/{name}.py"
 
 
-def test_variants_have_the_parameters_of_the_library(monkeypatch):
+def test_variants_have_the_numbers_of_the_library_and_the_benchmark(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     text = (DOCS / "variants.md").read_text()
-    for variant, count in importlib.import_module("variants").parameters().items():
-        assert re.search(rf'`"{variant}"` \| {count:,} \|', text), variant
+    for row in importlib.import_module("variants").rows():
+        assert row in text
+
+
+@once
+@pytest.mark.skipif(
+    not DATA.is_file(), reason="KERAS_VIVIT_DATA names no folder with organmnist3d.npz"
+)
+def test_confusions_are_those_of_the_shipped_model(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    script = importlib.import_module("organmnist3d")
+    _, labels, probabilities = script.predict(DATA)
+    if len(labels) != 304:
+        pytest.skip("the picture is that of other 304 volumes")
+    drawn = (DOCS / "organmnist3d-confusion.svg").read_text()
+    assert script.confusion(labels, probabilities.argmax(axis=1)) == drawn
 
 
 @once

@@ -1,10 +1,10 @@
 """Time of the four variants at the paper's size: ViViT-B/16x2, one video, prediction.
 
-    python benchmarks/variants.py
+    python benchmarks/b16x2.py
 
 uses PyTorch on one thread and counts the seconds of the processor, which other programs
 on the machine change little. The variants take turns; medians over the rounds are kept
-in `benchmarks/results/variants-cpu-float32.json`, which `docs/variants.md` quotes.
+in `benchmarks/results/b16x2-cpu-float32.json`, which `docs/variants.md` quotes.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main():
         },
     }
     text = json.dumps(record, indent=2)
-    (run.FOLDER / "results" / "variants-cpu-float32.json").write_text(text + "\n")
+    (run.FOLDER / "results" / "b16x2-cpu-float32.json").write_text(text + "\n")
     print(text, *found, sep="\n")
 
 
