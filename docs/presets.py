@@ -14,7 +14,7 @@ def parameters(name):
     """Counts a preset's parameters without the memory for them."""
     with keras.StatelessScope(initialize_variables=False):
         model = ViViTClassifier.from_preset(name, load_weights=False)
-    return f"{model.count_params():,}"
+    return model.count_params()
 
 
 def row(name, *cells):
@@ -28,13 +28,12 @@ def tables():
     sizes = dict.fromkeys(name.split("_")[1] for name in PRESETS if "x2_" in name)
     for size in sizes:
         names = [f"vivit_{size}_{variant}" for variant in VARIANTS]
-        counts = (parameters(name) if name in PRESETS else "" for name in names)
-        yield row(names[0], size, *counts)
+        counts = (parameters(x) / 1e6 if x in PRESETS else None for x in names)
+        yield row(names[0], size, *(f"{x:.1f}" if x else "" for x in counts))
     for name, preset in PRESETS.items():
         if "x2_" not in name:
-            yield row(
-                name, name, parameters(name), "yes" if "weights" in preset else "no"
-            )
+            weights = "yes" if "weights" in preset else "no"
+            yield row(name, name, f"{parameters(name):,}", weights)
 
 
 if __name__ == "__main__":
