@@ -100,6 +100,7 @@ def installed(session, backend):
 
 @nox.session
 def docs(session):
-    """The documentation site, built strictly, into `site/`."""
+    """The documentation site, built strictly, into `site/`, and seen in a browser."""
     session.install(*groups("docs"))
     session.run("zensical", "build", "--strict", "--clean")
+    session.run("pytest", "--noconftest", "tests/test_site.py")

@@ -33,8 +33,10 @@ class Drawing:
         self.title, self.width, self.height = title, width, height
         self.shapes = []
 
-    def text(self, x, y, text, css=""):
-        self.shapes.append(f"<text{_at(x=x, y=y)}{_css(css)}>{escape(text)}</text>")
+    def text(self, x, y, text, css="", upwards=False):
+        turn = f' transform="rotate(-90 {_number(x)} {_number(y)})"' if upwards else ""
+        place = f"{_at(x=x, y=y)}{turn}{_css(css)}"
+        self.shapes.append(f"<text{place}>{escape(text)}</text>")
 
     def rectangle(self, x, y, width, height, css):
         place = _at(x=x, y=y, width=width, height=height, rx=2)

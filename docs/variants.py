@@ -1,4 +1,4 @@
-"""Draws the pictures of `variants.md`, and prints the rows of its table.
+"""Draws the pictures of `variants.md`, and prints the numbers of its table.
 
 Which token attends to which is measured: a token is changed, and where the output of
 the attention changes with it, it was attended to.
@@ -6,7 +6,9 @@ the attention changes with it, it was attended to.
 python docs/variants.py
 """
 
+import json
 import math
+import sys
 from pathlib import Path
 
 import keras
@@ -16,6 +18,12 @@ from drawing import Drawing
 from keras_vivit import ViViTBackbone, ViViTClassifier
 from keras_vivit.attention import MultiHeadSelfAttention
 from keras_vivit.backbone import VARIANTS
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+from flops import forward_multiply_adds  # noqa: E402
+from sizes import SIZES  # noqa: E402
 
 SMALL = {
     "video_shape": (8, 48, 48, 3),
@@ -72,9 +80,15 @@ def preset(variant):
         return ViViTClassifier.from_preset(f"vivit_b16x2_{variant}")
 
 
-def parameters():
-    """Numbers of parameters, variant -> integer."""
-    return {variant: preset(variant).count_params() for variant in VARIANTS}
+def rows():
+    """Parameters, GFLOPs and seconds of each variant, as they are in the table."""
+    measured = (BENCHMARKS / "results" / "b16x2-cpu-float32.json").read_text()
+    seconds = json.loads(measured)["seconds"]
+    for number, variant in enumerate(VARIANTS, 1):
+        count = preset(variant).count_params()
+        flops = forward_multiply_adds(SIZES["b16x2"], number, class_token=number < 3)
+        numbers = f"{count:,} | {flops / 1e9:.1f} | {seconds[variant]:.1f}"
+        yield f'| `"{variant}"` | {numbers} |'
 
 
 def full_grid():
@@ -155,8 +169,7 @@ def pictures():
 def main():
     for name, text in pictures().items():
         Path(__file__).with_name(name).write_text(text)
-    for variant, count in parameters().items():
-        print(f"{variant}: {count:,} parameters")
+    print(*rows(), sep="\n")
 
 
 if __name__ == "__main__":

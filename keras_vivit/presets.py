@@ -39,8 +39,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         _SIZES.items()
     )
     for variant, pooling in _POOLING.items()
-    # The paper has H/14x2 in variant 1 alone.
-    if size != "h14x2" or variant == "spatio_temporal"
+    # The paper has H/14x2 in variant 1 alone; variant 4 halves the heads, Ti has three.
+    if (size != "h14x2" or variant == "spatio_temporal")
+    and (num_heads % 2 == 0 or variant != "factorized_dot_product")
 }
 
 PRESETS["vivit_organmnist3d"] = {

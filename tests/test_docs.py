@@ -3,9 +3,11 @@
 import importlib
 import inspect
 import itertools
+import os
 import pathlib
 import re
 
+import keras
 import pytest
 
 import keras_vivit
@@ -19,10 +21,14 @@ CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)\s]+)\)")
 DIRECTIVE = re.compile(r"^::: (\S+)\n(?: {4}options:\n {6}members: \[(.*)\])?", re.M)
 PICTURES = ("tubelets", "variants")
+DATA = pathlib.Path(os.environ.get("KERAS_VIVIT_DATA", "")) / "organmnist3d.npz"
 
 if not PAGES:
     pytest.skip("a source distribution has no docs", allow_module_level=True)
 
+once = pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="is the same on each backend"
+)
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: str(page.relative_to(DOCS))
 )
@@ -139,11 +145,33 @@ def test_pictures_are_those_that_the_script_draws(name, monkeypatch):
         assert (DOCS / file).read_text() == text, f"run docs/{name}.py"
 
 
-def test_variants_have_the_parameters_of_the_library(monkeypatch):
+def test_variants_have_the_numbers_of_the_library_and_the_benchmark(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     text = (DOCS / "variants.md").read_text()
-    for variant, count in importlib.import_module("variants").parameters().items():
-        assert re.search(rf'`"{variant}"` \| {count:,} \|', text), variant
+    for row in importlib.import_module("variants").rows():
+        assert row in text
+
+
+@once
+@pytest.mark.skipif(
+    not DATA.is_file(), reason="KERAS_VIVIT_DATA names no folder with organmnist3d.npz"
+)
+def test_confusions_are_those_of_the_shipped_model(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    script = importlib.import_module("organmnist3d")
+    _, labels, probabilities = script.predict(DATA)
+    if len(labels) != 304:
+        pytest.skip("the picture is that of other 304 volumes")
+    drawn = (DOCS / "organmnist3d-confusion.svg").read_text()
+    assert script.confusion(labels, probabilities.argmax(axis=1)) == drawn
+
+
+@once
+@pytest.mark.filterwarnings("ignore:.*ignores 37%:UserWarning")
+def test_presets_are_those_of_the_library(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    lines = (DOCS / "checkpoints.md").read_text().splitlines()
+    assert set(importlib.import_module("presets").tables()) <= set(lines)
 
 
 def test_new_lines_of_the_migration_are_in_code_that_runs():

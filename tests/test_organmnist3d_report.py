@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html import escape, unescape
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import BROWSER, FLAGS, needs_browser
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
@@ -27,11 +27,6 @@ import report  # noqa: E402
 import runs  # noqa: E402
 from medmnist3d import SETS  # noqa: E402
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-needs_browser = pytest.mark.skipif(
-    not BROWSER, reason=f"none of {', '.join(BROWSERS)} is installed"
-)
 needs_medmnist = pytest.mark.skipif(
     not find_spec("medmnist"), reason="medmnist is not installed"
 )
@@ -484,9 +479,7 @@ def browse(tmp_path, pages, *options):
     command = [
         BROWSER,
         "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
+        *FLAGS,
         "--no-first-run",
         "--disable-background-networking",
         "--disable-component-update",

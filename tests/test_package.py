@@ -167,6 +167,14 @@ def test_wheel_holds_the_package_and_nothing_else(distributions):
     assert others == {"keras_vivit/py.typed", weights}
 
 
+def test_description_leads_to_no_file_that_pypi_lacks(distributions):
+    (wheel,) = distributions.glob("*.whl")
+    info = f"keras_vivit-{keras_vivit.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(f"{info}/METADATA").decode()
+    assert set(re.findall(r"\]\((\w*)", text)) == {"https"}
+
+
 def test_sdist_holds_package_tests_and_examples(distributions):
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

@@ -59,3 +59,16 @@ def test_readme_has_the_command_that_ci_runs():
 def test_readme_has_the_command_that_trains_the_recipe():
     command = r"^python3 -m venv .* examples/organmnist3d/train\.py$"
     assert re.search(command, README.read_text(), re.MULTILINE)
+
+
+def test_readme_has_the_results_of_the_recipe():
+    card = ROOT / "docs" / "organmnist3d.md"
+    if not card.exists():
+        pytest.skip("a source distribution has no docs")
+    recipe = (ROOT / "examples" / "organmnist3d" / "README.md").read_text()
+    accuracy_and_auc = re.compile(r"(\.\d{3} ± \.\d{3}) \| (\.\d{3} ± \.\d{3})")
+    ours = accuracy_and_auc.findall(README.read_text())
+    assert len(ours) == 2
+    shown = card.read_text().replace("&nbsp;", " ")
+    assert accuracy_and_auc.findall(shown) == ours
+    assert all(f"| {number} |" in recipe for row in ours for number in row)

@@ -1,0 +1,92 @@
+"""Draws the pictures of `organmnist3d.md`: what the shipped model says of test volumes.
+
+python docs/organmnist3d.py FILE.npz
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from drawing import Drawing
+
+import keras_vivit
+
+NAMES = (
+    *("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder"),
+    *("heart", "lung-right", "lung-left", "spleen", "pancreas"),
+)
+SLICES = 8  # of 28, evenly spread
+MISTAKES = 6
+CELL, LEFT, TOP = 26, 104, 112  # pixels; room for the names
+
+
+def predict(path):
+    """Test volumes, their labels, and the probabilities of one view."""
+    with np.load(path) as file:
+        volumes, labels = file["test_images"], file["test_labels"][:, 0]
+    model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
+    return volumes, labels, model.predict(volumes[..., None], verbose=0)
+
+
+def confusion(labels, predicted):
+    """Draws counts of volumes: a row for each class, a column for each answer."""
+    counts = np.zeros((len(NAMES), len(NAMES)), int)
+    np.add.at(counts, (labels, predicted), 1)
+    side = len(NAMES) * CELL
+    title = "Confusion matrix: actual classes in rows, predicted ones in columns"
+    drawing = Drawing(title, LEFT + side + 12, TOP + side + 12)
+    drawing.text(1, TOP - 28, "predicted →", "title")
+    drawing.text(1, TOP - 8, "actual ↓", "title")
+    for i, name in enumerate(NAMES):
+        drawing.text(1, TOP + i * CELL + 18, name, "note")
+        drawing.text(LEFT + i * CELL + 17, TOP - 8, name, "note", upwards=True)
+    for (row, column), count in np.ndenumerate(counts):
+        x, y = LEFT + column * CELL, TOP + row * CELL
+        css = "cell" if not count else "key" if row == column else "query"
+        drawing.rectangle(x + 1, y + 1, CELL - 2, CELL - 2, css)
+        if count:
+            drawing.text(x + CELL / 2, y + 18, str(count), "middle")
+    return str(drawing)
+
+
+def draw_slices(path, rows, volumes, labels, probabilities):
+    """Writes a strip of slices for each of these volumes, and what the model says."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 0.52 * len(rows)), facecolor="black")
+    gaps = {"wspace": 0.04, "hspace": 0.08}
+    grid = figure.subplots(len(rows), SLICES, gridspec_kw=gaps)
+    figure.subplots_adjust(left=0.3, right=1, bottom=0, top=1)
+    for row, axes in zip(rows, grid, strict=True):
+        said = probabilities[row].argmax()
+        right = said == labels[row]
+        text = f"{'✓' if right else '✗'} {NAMES[said]} {probabilities[row, said]:.2f}"
+        style = {"ha": "right", "transform": axes[0].transAxes, "fontsize": 7.5}
+        axes[0].text(-0.15, 0.58, NAMES[labels[row]], color="white", **style)
+        color = "#8fc1f7" if right else "#f0a35e"
+        axes[0].text(-0.15, 0.18, text, color=color, **style)
+        places = np.linspace(0, volumes.shape[1] - 1, SLICES + 2).round().astype(int)
+        for axis, place in zip(axes, places[1:-1], strict=True):
+            axis.imshow(volumes[row, place], cmap="gray", vmin=0, vmax=255)
+            axis.set_axis_off()
+    figure.savefig(path, dpi=150, pil_kwargs={"quality": 85})
+
+
+def main():
+    volumes, labels, probabilities = predict(sys.argv[1])
+    predicted = probabilities.argmax(axis=1)
+    target = Path(__file__).with_name
+    target("organmnist3d-confusion.svg").write_text(confusion(labels, predicted))
+    wrong = np.flatnonzero(predicted != labels)
+    confident = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])]
+    for name, rows in (
+        ("classes", [np.argmax(labels == label) for label in range(len(NAMES))]),
+        ("mistakes", confident[:MISTAKES]),
+    ):
+        path = target(f"organmnist3d-{name}.jpg")
+        draw_slices(path, rows, volumes, labels, probabilities)
+    print(f"{len(wrong)} of {len(labels)} are wrong.")
+
+
+if __name__ == "__main__":
+    main()
