@@ -1,14 +1,6 @@
 """Video Vision Transformer layers and models for Keras 3."""
 
-import sys
-
 __version__ = "0.1.0"
-
-# Python imports the package before its `__main__`, which could not say what is wrong.
-if sys.orig_argv[-2:] == ["-m", "keras_vivit"]:
-    from keras_vivit.environment import require_keras
-
-    require_keras()
 
 from keras_vivit import augmentation, initializers
 from keras_vivit.backbone import ViViTBackbone

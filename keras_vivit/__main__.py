@@ -1,17 +1,31 @@
 """`python -m keras_vivit`: what a bug report needs to say."""
 
+import importlib.metadata
+import platform
+
 import keras
 
-from keras_vivit.classifier import ViViTClassifier
-from keras_vivit.environment import describe
+import keras_vivit
 
-try:
-    devices = keras.distribution.list_devices()
-except AttributeError:  # On PyTorch, Keras has no list: the one that it uses.
-    devices = [str(keras.ops.zeros(()).device)]
+PACKAGES = ("keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch")
 
-describe(
-    backend=keras.backend.backend(),
-    devices=", ".join(devices),
-    presets=f"\n{15 * ' '}".join(ViViTClassifier.presets()),
-)
+
+def facts():
+    yield "keras-vivit", keras_vivit.__version__
+    yield "python", platform.python_version()
+    yield "platform", platform.platform()
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    yield "backend", keras.backend.backend()
+    try:
+        yield "devices", ", ".join(keras.distribution.list_devices())
+    except AttributeError:  # On PyTorch, Keras has no list: the one that it uses.
+        yield "devices", str(keras.ops.zeros(()).device)
+    yield "presets", f"\n{15 * ' '}".join(keras_vivit.ViViTClassifier.presets())
+
+
+for name, value in facts():
+    print(f"{name:<14} {value}")
