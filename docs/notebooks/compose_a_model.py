@@ -87,7 +87,7 @@ model.summary()
 # %% [markdown]
 # ## Training
 #
-# As with every Keras model. This takes less than a minute on a CPU.
+# As with every Keras model. With PyTorch it takes less than a minute on a CPU.
 
 # %%
 model.compile(keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy")
