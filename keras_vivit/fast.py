@@ -39,8 +39,7 @@ def dense(layer, inputs):
     """
     if direct(layer) is layer:
         return layer(inputs)
-    bias = ops.convert_to_tensor(layer.bias)
-    kernel = ops.convert_to_tensor(layer.kernel)
+    bias, kernel = (getattr(x, "value", x) for x in (layer.bias, layer.kernel))
     kernel = reshape(kernel, (-1, math.prod(bias.shape)))
     outputs = product(inputs, kernel, reshape(bias, (-1,)))
     if len(bias.shape) == 1:  # A reshape would part product and GELU in TensorFlow.
