@@ -72,6 +72,8 @@ def test_mistakes_are_named(tmp_path):
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="`--decay` must be above 0"):
         finetune.main([*out, "--method", "layerwise", "--decay", "0"])
+    with pytest.raises(SystemExit, match="`--rank` must be positive. Received: 0"):
+        finetune.main([*out, "--rank", "0"])
     np.savez(tmp_path / "videos.npz", train_images=np.zeros((2, 4, 8, 8)))
     with pytest.raises(SystemExit, match=r"Missing: .*train_labels"):
         finetune.main([*out, "--data", str(tmp_path / "videos.npz")])
