@@ -1,66 +1,49 @@
-"""Size and latency of the OrganMNIST3D model, in each format and precision.
+"""Size and time of the OrganMNIST3D model, in each format and precision.
 
     KERAS_BACKEND=torch taskset -c 1 python benchmarks/export.py organmnist3d.npz
 
-writes `benchmarks/results/export-BACKEND.json`. Each file predicts in a process of its
-own, without Keras where it is not Keras' own, in interleaved rounds; medians are kept.
-Times are those of the processor, on which other programs have little influence.
-Formats whose packages are not installed are left out. `--tables` prints the tables of
-`docs/export.md` and `docs/precision.md` from the results of all backends.
+writes `results/export-torch.json`. Each file predicts in a process of its own, without
+Keras if it is not Keras' own, in interleaved rounds; medians are kept. Times are the
+processor's, so that other programs have little influence: use one core. Formats whose
+packages are not installed are left out. `--tables` prints the tables of two pages,
+`docs/export.md` and `docs/precision.md`.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from run import processor, processors, versions
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent / "examples"))
 
 from export_and_serve import save_onnx  # noqa: E402
 
-BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 BATCHES = (1, 32)
 PRECISIONS = ("mixed_bfloat16", "bfloat16", "mixed_float16", "float16", "int8", "int4")
-PACKAGES = (
-    *("keras", "jax", "tensorflow", "tensorflow-cpu", "torch", "onnxruntime"),
-    *("openvino", "ai-edge-litert"),
-)
 
 
 # === Formats ===
 
 
 class Format(NamedTuple):
-    """How a model is written, and a file turned into a function of videos."""
+    """How a model is written, and how its file becomes a function of videos."""
 
     file: str
-    needs: dict[str, tuple[str, ...]]  # packages, for each backend that can
+    needs: dict[str, tuple[str, ...]]  # packages, for each backend that can write it
     save: Callable
     load: Callable
-
-
-def signature(model, batch):
-    import keras
-
-    shape = (batch, *model.input_shape[1:])
-    return [keras.InputSpec(shape=shape, dtype="float32")]
-
-
-def save_keras(model, path):
-    model.save(path)
 
 
 def load_keras(path):
@@ -71,11 +54,11 @@ def load_keras(path):
     return keras.saving.load_model(path).predict_on_batch
 
 
-def save_model(model, path):
+def save_savedmodel(model, path):
     model.export(path, format="tf_saved_model", verbose=False)
 
 
-def load_saved_model(path):
+def load_savedmodel(path):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(path)  # The function alone does not keep its weights.
@@ -103,6 +86,13 @@ def load_openvino(path):
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.compile_model(path, "CPU", options)
     return lambda videos: compiled(videos)[0]
+
+
+def signature(model, batch):
+    import keras
+
+    shape = (batch, *model.input_shape[1:])
+    return [keras.InputSpec(shape=shape, dtype="float32")]
 
 
 def save_litert(model, path):
@@ -151,48 +141,57 @@ def load_torch(path):
     return predict
 
 
+SAVEDMODEL = {"jax": ("tensorflow",), "tensorflow": ()}
+ONNX = {
+    "jax": ("jax2onnx", "onnxruntime"),
+    "tensorflow": ("tf2onnx", "onnxruntime"),
+    "torch": ("onnxscript", "onnxruntime"),
+}
+OPENVINO = {"tensorflow": ("openvino",), "torch": ("openvino",)}
+LITERT = {
+    "tensorflow": ("ai_edge_litert",),
+    "torch": ("ai_edge_litert", "litert_torch"),
+}
 FORMATS = {
-    "tf_saved_model": Format(
-        "model",
-        {"jax": ("tensorflow",), "tensorflow": ()},
-        save_model,
-        load_saved_model,
-    ),
-    "onnx": Format(
-        "model.onnx",
-        {
-            "jax": ("jax2onnx", "onnxruntime"),
-            "tensorflow": ("tf2onnx", "onnxruntime"),
-            "torch": ("onnxscript", "onnxruntime"),
-        },
-        save_onnx,
-        load_onnx,
-    ),
-    "openvino": Format(
-        "model.xml",
-        {"tensorflow": ("openvino",), "torch": ("openvino",)},
-        save_openvino,
-        load_openvino,
-    ),
-    "litert": Format(
-        "model.tflite",
-        {
-            "tensorflow": ("ai_edge_litert",),
-            "torch": ("ai_edge_litert", "litert_torch"),
-        },
-        save_litert,
-        load_litert,
-    ),
+    "tf_saved_model": Format("model", SAVEDMODEL, save_savedmodel, load_savedmodel),
+    "onnx": Format("model.onnx", ONNX, save_onnx, load_onnx),
+    "openvino": Format("model.xml", OPENVINO, save_openvino, load_openvino),
+    "litert": Format("model.tflite", LITERT, save_litert, load_litert),
     "torch": Format("model.pt2", {"torch": ()}, save_torch, load_torch),
 }
-KERAS = Format("model.keras", {}, save_keras, load_keras)
+KERAS = Format("model.keras", {}, lambda model, path: model.save(path), load_keras)
 
 
 # === Measuring ===
 
 
-def processors():
-    return len(os.sched_getaffinity(0))
+def organs(precision="float32"):
+    import keras_vivit
+
+    integers = precision.startswith("int")
+    model = keras_vivit.ViViTClassifier.from_preset(
+        "vivit_organmnist3d", dtype="float32" if integers else precision
+    )
+    if integers:
+        model.quantize(precision)
+    return model
+
+
+def write(folder, backend):
+    """Writes all files; returns name -> path."""
+    cases = {precision: (KERAS, precision) for precision in ("float32", *PRECISIONS)}
+    for name, form in FORMATS.items():
+        if backend in form.needs and all(map(find_spec, form.needs[backend])):
+            cases[name] = form, "float32"
+    files = {}
+    for name, (form, precision) in cases.items():
+        (folder / name).mkdir()
+        try:
+            form.save(organs(precision), folder / name / form.file)
+            files[name] = folder / name / form.file
+        except NotImplementedError as error:  # JAX's ONNX: the tubelets overlap.
+            print(f"No {name}: {error}")
+    return files
 
 
 def volumes(path):
@@ -201,58 +200,33 @@ def volumes(path):
         return images, file["test_labels"].reshape(-1)
 
 
-def organs(precision="float32"):
-    import keras_vivit
-
-    build, integers = keras_vivit.ViViTClassifier.from_preset, precision[:3] == "int"
-    model = build("vivit_organmnist3d", dtype="float32" if integers else precision)
-    if integers:
-        model.quantize(precision)
-    return model
-
-
-def write(folder):
-    """Writes every file; returns name -> format and path."""
-    files = {}
-
-    def save(name, form, model):
-        path = folder / name / form.file
-        path.parent.mkdir()
-        form.save(model, path)
-        files[name] = form, path
-
-    for precision in ("float32", *PRECISIONS):
-        save(precision, KERAS, organs(precision))
-    for name, form in FORMATS.items():
-        if BACKEND in form.needs and all(map(find_spec, form.needs[BACKEND])):
-            try:
-                save(name, form, organs())
-            except Exception as error:
-                print(f"{name}: {str(error).splitlines()[0]}")
-    return files
-
-
 def measure(name, path, data, judge):
     """Prints seconds for each batch, and how many volumes are named rightly."""
     predict = FORMATS.get(name, KERAS).load(path)
     images, labels = volumes(data)
     result = {}
     for batch in BATCHES:
-        videos, samples = images[:batch], []
-        predict(videos)
+        samples = []
+        predict(images[:batch])
         while not samples or (len(samples) < 100 and sum(samples) < 1):
             start = time.process_time()
-            predict(videos)
+            predict(images[:batch])
             samples.append(time.process_time() - start)
-        result[batch] = statistics.median(samples)
+        result[f"seconds_{batch}"] = statistics.median(samples)
     if judge:
         found = [np.argmax(predict(image[None])) for image in images]
         result["right"] = int(np.sum(found == labels))
     print(json.dumps(result))
 
 
-def size(path):
-    return sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file())
+def run(*arguments):
+    code = f"import export; export.measure(*{arguments})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True
+    )
+    print(arguments[0], done.stdout, end="", flush=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
@@ -262,96 +236,69 @@ def main():
     parser.add_argument("--tables", action="store_true", help="of earlier results")
     options = parser.parse_args()
     if options.tables:
-        print("\n\n".join(tables().values()))
-        return
-    out = FOLDER / "results" / f"export-{BACKEND}.json"
+        return print("\n\n".join(tables().values()))
+    backend, data = os.environ["KERAS_BACKEND"], str(options.data.resolve())
     with tempfile.TemporaryDirectory() as name:
-        files = write(Path(name))
+        files = write(Path(name), backend)
+        results = {
+            case: {"bytes": sum(p.stat().st_size for p in path.parent.rglob("*.*"))}
+            for case, path in files.items()
+        }
         rows = {case: [] for case in files}
         for number in range(options.rounds):
-            for case, (_, path) in files.items():
-                arguments = case, str(path), str(options.data.resolve()), not number
-                code = f"import export; export.measure(*{arguments})"
-                command = [sys.executable, "-c", code]
-                run = subprocess.run(
-                    command, cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True
-                )
-                rows[case].append(json.loads(run.stdout.splitlines()[-1]))
-                print(number + 1, case, rows[case][-1], flush=True)
-        sizes = {case: size(path) for case, (_, path) in files.items()}
+            for case, path in files.items():
+                rows[case].append(run(case, str(path), data, number == 0))
+    for case, found in rows.items():
+        results[case] |= found[0]
+        for key in (f"seconds_{batch}" for batch in BATCHES):
+            results[case][key] = statistics.median(row[key] for row in found)
     record = {
-        "machine": f"{processor()}, {processors()} of its cores",
-        "backend": BACKEND,
+        "machine": f"{processor()}, {processors()} used",
+        "backend": backend,
         "versions": versions(),
         "rounds": options.rounds,
-        "volumes": len(volumes(options.data)[1]),
-        "results": {
-            case: {
-                "bytes": sizes[case],
-                "right": found[0]["right"],
-                **{
-                    f"seconds_{batch}": statistics.median(r[str(batch)] for r in found)
-                    for batch in BATCHES
-                },
-            }
-            for case, found in rows.items()
-        },
+        "volumes": len(volumes(data)[1]),
+        "results": results,
     }
-    out.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(": ")[2] for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
-def versions():
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    out = FOLDER / "results" / f"export-{backend}.json"
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 # === Tables ===
 
+HEAD = """\
+| backend | | bytes | one volume, ms | 32 volumes, ms | right |
+|---|---|--:|--:|--:|--:|"""
+
 
 def tables():
-    """The Markdown tables of formats and of precisions, over all backends."""
-    records = [
-        json.loads(p.read_text()) for p in sorted(FOLDER.glob("results/export-*"))
-    ]
-    head = "| backend | {} | bytes | one volume, ms | 32 volumes, ms | right |"
-    rules = "|---|---|--:|--:|--:|--:|"
-    cases = {"format": ("float32", *FORMATS), "precision": ("float32", *PRECISIONS)}
+    """The tables of two pages, with the results of all backends."""
+    paths = sorted(FOLDER.glob("results/export-*.json"))
+    records = [json.loads(path.read_text()) for path in paths]
     return {
-        kind: "\n".join(
+        page: "\n".join(
             [
-                head.format(kind),
-                rules,
+                HEAD,
                 *(
-                    line(record, case, "`.keras`" if kind == "format" else "float32")
+                    line(record, case)
                     for record in records
-                    for case in names
+                    for case in ("float32", *cases)
                     if case in record["results"]
                 ),
             ]
         )
-        for kind, names in cases.items()
+        for page, cases in {"export": FORMATS, "precision": PRECISIONS}.items()
     }
 
 
-def line(record, case, own):
-    row, base = record["results"][case], record["results"]["float32"]
-    cells = [record["backend"], own if case == "float32" else f"`{case}`"]
-    cells.append(f"{row['bytes']:,}")
-    for batch in BATCHES:
-        seconds, keras = row[f"seconds_{batch}"], base[f"seconds_{batch}"]
-        cells.append(f"{seconds * 1e3:.1f} ({seconds / keras:.2f})")
-    cells.append(f"{row['right']} of {record['volumes']}")
+def line(record, case):
+    row, keras = record["results"][case], record["results"]["float32"]
+    times = (
+        f"{row[key] * 1e3:.1f} ({row[key] / keras[key]:.2f})"
+        for key in (f"seconds_{batch}" for batch in BATCHES)
+    )
+    right = f"{row['right']} of {record['volumes']}"
+    cells = (record["backend"], f"`{case}`", f"{row['bytes']:,}", *times, right)
     return f"| {' | '.join(cells)} |"
 
 
