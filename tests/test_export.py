@@ -5,6 +5,7 @@ it works, the test says so, and docs/export.md has to change.
 """
 
 import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
@@ -137,7 +138,21 @@ def test_litert_of_any_batch(tmp_path):
     runtime.Interpreter(str(path)).allocate_tensors()
 
 
-# === The example ===
+# === The benchmark and the example ===
+
+
+def test_file_is_measured(tmp_path, capsys):
+    model, path, data = small(), tmp_path / "model.keras", tmp_path / "data.npz"
+    videos = np.random.default_rng(0).integers(9, size=(40, *SHAPE[:3]), dtype="uint8")
+    labels = model.predict(videos[..., None], verbose=0).argmax(-1)
+    labels[:4] += 1
+    np.savez(data, test_images=videos, test_labels=labels)
+    model.save(path)
+    export.measure("float32", path, data, judge=True)
+    result = json.loads(capsys.readouterr().out)
+    assert result.pop("right") == 36
+    assert list(result) == ["seconds_1", "seconds_32"]
+    assert min(result.values()) > 0
 
 
 def test_organs_are_named_without_keras(tmp_path, request):
