@@ -27,7 +27,7 @@ from sizes import BACKENDS, DEFAULT_DTYPES, DEFAULT_SIZES, MODELS, SIZES, cases
 FOLDER = Path(__file__).parent
 PACKAGES = (
     *("keras", "keras-vivit", "jax", "tensorflow", "tensorflow-cpu", "torch"),
-    *("transformers", "vit-pytorch"),
+    *("transformers", "vit-pytorch", "onnxruntime", "openvino", "ai-edge-litert"),
 )
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "OOM")
 TIMEOUT = 1200  # seconds for a case; some compilations do not come to an end

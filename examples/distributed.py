@@ -186,9 +186,11 @@ def fit(model, options, checkpoint, share=slice(None), prints=True):
 
 
 def run_jax(options):
+    import jax
     from jax.experimental import multihost_utils
 
-    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+    joins = "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ
+    if joins and not jax.distributed.is_initialized():
         keras.distribution.initialize()
     processes, process = processes_of_jax()
     distribution = distribution_for(options)

@@ -62,17 +62,20 @@ def parse(arguments):
     add("--learning-rate", type=float, help=f"default: {LEARNING_RATES}")
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=16)
+    add("--seed", type=int, default=0)
     add("--videos", type=int, default=512, help="made up for the checkpoint; 1/8 after")
     add("--out", type=Path, default=Path("runs/finetune"), help="folder of results")
     return parser.parse_args(arguments)
 
 
 def run(options):
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(options.seed)
     if not 0 < options.decay <= 1:
         raise ValueError(
             f"`--decay` must be above 0, up to 1. Received: {options.decay}"
         )
+    if options.rank < 1:
+        raise ValueError(f"`--rank` must be positive. Received: {options.rank}")
     data = (
         read(options.data)
         if options.data

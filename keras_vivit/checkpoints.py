@@ -131,7 +131,9 @@ def _build(model_class, arguments, matching):
             # Keras has no public way to leave the random weights out. Without them
             # ViViT-B/16x2 loads on JAX in 1.0 s instead of 4.9, at a peak memory of
             # 1.2 times the checkpoint instead of 2.5 (benchmarks/checkpoints.py).
-            weight._initializer = lambda shape, dtype=None, read=read: read()
+            weight._initializer = lambda shape, dtype, read=read: keras.ops.cast(
+                read(), dtype
+            )
     finally:
         with keras.StatelessScope():
             pass  # Its end initializes all that still waits for it.

@@ -3,6 +3,26 @@
 import keras
 import numpy as np
 
+import keras_vivit
+
+SMALL_VIDEO = (4, 16, 16, 1)
+SMALL = {
+    "tubelet_size": (2, 8, 8),
+    "embed_dim": 32,
+    "num_layers": 2,
+    "num_temporal_layers": 1,
+    "num_heads": 2,
+    "mlp_dim": 64,
+}
+
+
+def small_classifier(variant="spatio_temporal", **arguments):
+    """A classifier with three classes and random weights."""
+    arguments = {**SMALL, "variant": variant, **arguments}
+    model = keras_vivit.ViViTClassifier(SMALL_VIDEO, 3, **arguments)
+    randomize(model)
+    return model
+
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")

@@ -110,10 +110,10 @@ def alone():
     return train
 
 
-def same(losses, expected):
-    assert len(expected) == 20
+def same(losses, expected, steps=20):
+    assert (len(losses), len(expected)) == (steps, 20)
     assert expected[-1] < expected[0] / 5  # It learns: the losses say something.
-    np.testing.assert_allclose(losses, expected[-len(losses) :], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(losses, expected[-steps:], rtol=0, atol=1e-4)
 
 
 def same_weights(folder, expected):
@@ -172,6 +172,15 @@ def test_data_parallel_keeps_whole_variables_everywhere(layout, virtual):
 
 
 @only("jax")
+def test_two_processes_have_the_losses_of_one(alone):
+    runs = [("--variant", variant) for variant in VARIANTS]
+    results, others = finish_all(start_two(*runs, devices=1))
+    for variant, result, other in zip(VARIANTS, results, others, strict=True):
+        assert other["losses"] == []
+        same(result["losses"], alone(variant)[0])
+
+
+@only("jax")
 def test_two_processes_go_on_after_the_death_of_one(tmp_path, alone):
     """They die as copies of the model and go on with one, divided over both."""
     losses, weights = alone("spatio_temporal")
@@ -183,9 +192,8 @@ def test_two_processes_go_on_after_the_death_of_one(tmp_path, alone):
     with np.load(tmp_path / "checkpoint.npz") as saved:
         assert saved["epochs"] == 2
     result, other = finish_all(start_two((*out, "--model-parallel", 8), DIE=str(mark)))
-    assert len(result[0]["losses"]) == 10
     assert other[0]["losses"] == []
-    same(result[0]["losses"], losses)
+    same(result[0]["losses"], losses, steps=10)
     same_weights(tmp_path, weights)
 
 
@@ -224,8 +232,7 @@ def test_torchrun_starts_again_after_the_death_of_a_process(tmp_path, alone):
     results = finish(start(("--out", tmp_path), launcher=launcher, **environment))
     assert mark.exists()
     (resumed,) = [result["losses"] for result in results if result["losses"]]
-    assert len(resumed) == 10
-    same(resumed, losses)
+    same(resumed, losses, steps=10)
     same_weights(tmp_path, weights)
 
 
@@ -233,8 +240,8 @@ def test_torchrun_starts_again_after_the_death_of_a_process(tmp_path, alone):
 
 
 @only("tensorflow")
-def test_two_mirrored_devices_have_the_losses_of_one(alone):
-    variant = "factorized_self_attention"  # The next test has variant 1.
+@pytest.mark.parametrize("variant", VARIANTS[1:])  # The next test has variant 1.
+def test_two_mirrored_devices_have_the_losses_of_one(variant, alone):
     (result,) = finish(start(("--variant", variant, "--devices", 2)))
     same(result["losses"], alone(variant)[0])
 
@@ -245,8 +252,7 @@ def test_mirrored_devices_go_on_after_death(tmp_path, alone):
     run, mark = ("--out", tmp_path, "--devices", 2), tmp_path / "died"
     finish(start(run, DIE=str(mark)), -signal.SIGKILL)
     (result,) = finish(start(run, DIE=str(mark)))
-    assert len(result["losses"]) == 10
-    same(result["losses"], losses)
+    same(result["losses"], losses, steps=10)
     same_weights(tmp_path, weights)
 
 

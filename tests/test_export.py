@@ -5,6 +5,7 @@ it works, the test says so, and docs/export.md has to change.
 """
 
 import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
@@ -17,20 +18,18 @@ from helpers import flat, normal, randomize
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "export_and_serve.py"
-if not SCRIPT.exists():
-    pytest.skip("a source distribution has no examples", allow_module_level=True)
-sys.path.insert(0, str(SCRIPT.parent))
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "export_and_serve.py"
+if not (ROOT / "benchmarks").exists():
+    pytest.skip("a source distribution has no benchmarks", allow_module_level=True)
+sys.path[:0] = [str(SCRIPT.parent), str(ROOT / "benchmarks")]
 
+import export  # noqa: E402
 import export_and_serve  # noqa: E402
 
 BACKEND = keras.backend.backend()
 SHAPE = (4, 8, 8, 1)
-each_variant = pytest.mark.parametrize("variant", VARIANTS)
-
-
-def only(*backends):
-    return pytest.mark.skipif(BACKEND not in backends, reason=f"not on {BACKEND}")
+FORMATS = [name for name, form in export.FORMATS.items() if BACKEND in form.needs]
 
 
 pytestmark = [
@@ -64,135 +63,74 @@ def small(variant=VARIANTS[0]):
     return model
 
 
-def check(model, run, batches=(1, 3)):
+def check(model, run):
     """Compares what a runtime returns with what the model does."""
-    for batch in batches:
+    for batch in (1, 3):
         videos = normal(batch, *SHAPE, seed=batch)
         expected = flat(model(videos, training=False))[0]
         assert np.ptp(expected, axis=-1).min() > 0.01
         np.testing.assert_allclose(run(videos), expected, atol=1e-4)
 
 
-def spec(batch):
-    return [keras.InputSpec(shape=(batch, *SHAPE), dtype="float32")]
-
-
 # === What works ===
 
 
-@only("tensorflow", "jax")
-@each_variant
-def test_saved_model(variant, tmp_path):
-    need("tensorflow")
-    import tensorflow as tf
-
-    model = small(variant)
-    model.export(tmp_path, format="tf_saved_model", verbose=False)
-    loaded = tf.saved_model.load(tmp_path)
-    check(model, lambda videos: loaded.serve(videos).numpy())
-
-
-@each_variant
-def test_onnx(variant, tmp_path):
-    need({"jax": "jax2onnx", "tensorflow": "tf2onnx", "torch": "onnxscript"}[BACKEND])
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model, path = small(variant), tmp_path / "model.onnx"
-    export_and_serve.save_onnx(model, path)
-    session = onnxruntime.InferenceSession(path)
-    (source,) = session.get_inputs()
-    check(model, lambda videos: session.run(None, {source.name: videos})[0])
-
-
-@only("tensorflow", "torch")
-@each_variant
-def test_openvino(variant, tmp_path):
-    openvino = pytest.importorskip("openvino")
-    model, path = small(variant), tmp_path / "model.xml"
-    model.export(str(path), format="openvino", verbose=False)
-    # Else bfloat16 on processors that have it.
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.compile_model(path, "CPU", options)
-    check(model, lambda videos: compiled(videos)[0])
-
-
-@only("tensorflow")
-@each_variant
-def test_litert_of_one_video(variant, tmp_path):
-    runtime = pytest.importorskip("ai_edge_litert.interpreter")
-    model, path = small(variant), tmp_path / "model.tflite"
-    model.export(path, format="litert", input_signature=spec(1), verbose=False)
-
-    def run(videos):
-        interpreter = runtime.Interpreter(str(path))
-        interpreter.allocate_tensors()
-        (source,), (result,) = (
-            interpreter.get_input_details(),
-            interpreter.get_output_details(),
-        )
-        interpreter.set_tensor(source["index"], videos)
-        interpreter.invoke()
-        return interpreter.get_tensor(result["index"])
-
-    check(model, run, batches=(1,))
-
-
-@only("torch")
-@each_variant
-def test_pt2(variant, tmp_path):
-    import torch
-
-    model, path = small(variant), tmp_path / "model.pt2"
-    model.export(
-        path,
-        format="torch",
-        input_signature=spec(2),
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        verbose=False,
-    )
-    module = torch.export.load(path).module()
-    check(model, lambda videos: module(torch.from_numpy(videos)).detach().numpy())
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_gives_the_same_outputs(name, variant, tmp_path):
+    form = export.FORMATS[name]
+    need(*form.needs[BACKEND])
+    model, path = small(variant), tmp_path / form.file
+    form.save(model, path)
+    check(model, form.load(path))
 
 
 # === What upstream cannot do ===
 
-
-@only("jax", "tensorflow")
-@pytest.mark.parametrize(
-    ("format", "suffix"), [("torch", ".pt2"), ("litert", ".tflite")]
-)
-def test_formats_of_other_backends(format, suffix, tmp_path):
-    if BACKEND == "tensorflow" and format == "litert":
-        pytest.skip("tensorflow can")
-    with pytest.raises(ValueError, match="export requires"):
-        small().export(tmp_path / f"model{suffix}", format=format, verbose=False)
-
-
-def fails_on(backend, error, reason):
-    """Marks a test that a backend cannot pass, with its error."""
-    expected = pytest.mark.xfail(raises=error, strict=True, reason=reason)
-    return lambda test: only(backend)(expected(test))
+ERRORS = {
+    ("jax", "openvino"): "No conversion rule found for operations: XlaCallModule",
+    ("jax", "litert"): "LiteRT export requires TensorFlow or PyTorch backend.",
+    ("jax", "torch"): "Torch export requires PyTorch backend.",
+    ("tensorflow", "torch"): "Torch export requires PyTorch backend.",
+    ("torch", "tf_saved_model"): "structure of `inputs` and `dynamic_shapes`",
+    ("torch", "onnx"): "because it is not constant",
+}
+NEEDED = {
+    "openvino": ("openvino", "tensorflow"),
+    "tf_saved_model": ("tensorflow",),
+    "onnx": ("onnxscript",),
+}
 
 
-@fails_on("torch", Exception, "memory_format support is not implemented")
-def test_onnx_by_keras_on_torch(tmp_path):
-    need("onnxscript")
-    model = small()
+class UpstreamError(Exception):
+    """What is expected, and nothing else that may go wrong."""
+
+
+@pytest.mark.parametrize("name", [n for b, n in ERRORS if b == BACKEND])
+@pytest.mark.xfail(raises=UpstreamError, strict=True)
+def test_keras_writes_all_formats(name, tmp_path):
+    need(*NEEDED.get(name, ()))
+    model, path = small(), str(tmp_path / export.FORMATS[name].file)
     model(normal(1, *SHAPE))
-    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    try:
+        model.export(path, format=name, verbose=False)
+    except Exception as error:
+        if ERRORS[BACKEND, name] not in str(error):
+            raise
+        raise UpstreamError from error
 
 
-@fails_on("torch", Exception, "structure of `inputs` and `dynamic_shapes`")
-def test_saved_model_on_torch(tmp_path):
-    small().export(tmp_path, format="tf_saved_model", verbose=False)
+def test_pages_have_these_errors_and_the_tables_of_the_benchmark():
+    pages = {
+        n: (ROOT / "docs" / f"{n}.md").read_text() for n in ("export", "precision")
+    }
+    assert all(e.replace("`", "") in pages["export"] for e in ERRORS.values())
+    for name, table in export.tables().items():
+        assert table in pages[name], "run benchmarks/export.py --tables"
 
 
-@fails_on("jax", Exception, "No conversion rule found for operations: XlaCallModule")
-def test_openvino_on_jax(tmp_path):
-    need("openvino", "tensorflow")
-    small().export(str(tmp_path / "model.xml"), format="openvino", verbose=False)
-
-
-@fails_on("tensorflow", RuntimeError, "transposes of rank 8")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason=f"not on {BACKEND}")
+@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="transposes of rank 8")
 def test_litert_of_any_batch(tmp_path):
     runtime = pytest.importorskip("ai_edge_litert.interpreter")
     path = tmp_path / "model.tflite"
@@ -200,7 +138,21 @@ def test_litert_of_any_batch(tmp_path):
     runtime.Interpreter(str(path)).allocate_tensors()
 
 
-# === The example ===
+# === The benchmark and the example ===
+
+
+def test_file_is_measured(tmp_path, capsys):
+    model, path, data = small(), tmp_path / "model.keras", tmp_path / "data.npz"
+    videos = np.random.default_rng(0).integers(9, size=(40, *SHAPE[:3]), dtype="uint8")
+    labels = model.predict(videos[..., None], verbose=0).argmax(-1)
+    labels[:4] += 1
+    np.savez(data, test_images=videos, test_labels=labels)
+    model.save(path)
+    export.measure("float32", path, data, judge=True)
+    result = json.loads(capsys.readouterr().out)
+    assert result.pop("right") == 36
+    assert list(result) == ["seconds_1", "seconds_32"]
+    assert min(result.values()) > 0
 
 
 def test_organs_are_named_without_keras(tmp_path, request):

@@ -1,5 +1,6 @@
 """The example's four ways train what they say; a killed run goes on."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -72,7 +73,17 @@ def test_mistakes_are_named(tmp_path):
     out = ["--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="`--decay` must be above 0"):
         finetune.main([*out, "--method", "layerwise", "--decay", "0"])
+    with pytest.raises(SystemExit, match="`--rank` must be positive"):
+        finetune.main([*out, "--rank", "0"])
     np.savez(tmp_path / "videos.npz", train_images=np.zeros((2, 4, 8, 8)))
     with pytest.raises(SystemExit, match=r"Missing: .*train_labels"):
         finetune.main([*out, "--data", str(tmp_path / "videos.npz")])
     assert not (tmp_path / "run").exists()
+
+
+def test_page_has_the_code_of_the_example():
+    page = Path(__file__).parents[1] / "docs" / "finetuning.md"
+    if not page.exists():
+        pytest.skip("a source distribution has no docs")
+    for part in (finetune.ScaledAdamW, finetune.layer_scales):
+        assert inspect.getsource(part) in page.read_text()

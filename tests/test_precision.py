@@ -3,22 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import SMALL_VIDEO, flat, normal, small_classifier
 
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
 
-SHAPE = (4, 16, 16, 1)
-SIZES = {
-    "tubelet_size": (2, 8, 8),
-    "embed_dim": 32,
-    "num_layers": 2,
-    "num_temporal_layers": 1,
-    "num_heads": 2,
-    "mlp_dim": 64,
-    "rescaling": (1 / 127.5, -1),
-}
-PIXELS = np.random.default_rng(0).integers(256, size=(4, *SHAPE), dtype="uint8")
+PIXELS = np.random.default_rng(0).integers(256, size=(4, *SMALL_VIDEO), dtype="uint8")
 # Largest difference of a probability: 8 and 11 bits of mantissa.
 POLICIES = {
     "mixed_bfloat16": 0.1,
@@ -33,11 +23,8 @@ each_mixed = pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"
 
 
 def classifier(dtype, variant=VARIANTS[0], **arguments):
-    model = kv.ViViTClassifier(
-        SHAPE, 3, variant=variant, dtype=dtype, **SIZES, **arguments
-    )
-    randomize(model)
-    return model
+    scale = (1 / 127.5, -1)
+    return small_classifier(variant, dtype=dtype, rescaling=scale, **arguments)
 
 
 def outputs(model, videos=PIXELS):
@@ -65,10 +52,12 @@ def test_overlapping_tubelets_and_masks(dtype):
 @each_policy
 def test_weights_and_results_have_the_dtypes_of_the_policy(dtype):
     model = classifier(dtype)
+    loaded = kv.ViViTClassifier.from_preset("vivit_organmnist3d", dtype=dtype)
     stored = "float32" if dtype.startswith("mixed_") else dtype
-    assert {w.dtype for w in model.weights} == {stored}
     half = dtype.removeprefix("mixed_")
     standardize = keras.backend.standardize_dtype
+    for weight in (*model.weights, *loaded.weights):
+        assert standardize(weight.value.dtype) == weight.dtype == stored
     assert standardize(model.backbone(PIXELS).dtype) == half
     assert standardize(model(PIXELS).dtype) == stored  # probabilities
 
@@ -78,7 +67,7 @@ def test_pixels_are_not_rounded_before_they_are_scaled(dtype):
     """bfloat16 has no 255 and 254 beside each other."""
     model = classifier(dtype)
     rescaled = keras.Model(model.input, model.backbone.get_layer("rescaling").output)
-    values = np.arange(4 * 16 * 16).reshape(1, *SHAPE) % 256
+    values = np.arange(4 * 16 * 16).reshape(1, *SMALL_VIDEO) % 256
     assert len(np.unique(flat(rescaled(values))[0])) == 256
 
 
