@@ -78,11 +78,12 @@ def _torch_product(rows, kernel, bias):
     of 128 and 512 features: 120 GFLOP/s a core for the product, 210 for the
     convolution, forward and backward alike. It does not pay for few rows.
     """
+    torch = sys.modules["torch"]  # which Keras has imported
     number = rows.shape[0]
     images = (
         rows.device.type == "cpu"
-        and str(rows.dtype) == "torch.float32"
-        and isinstance(number, int)  # not traced
+        and rows.dtype == torch.float32
+        and not torch.compiler.is_compiling()  # Exported files run elsewhere.
         and number % IMAGES == 0
         and number >= 16 * IMAGES
         and _is_amd_with_avx512()
@@ -91,7 +92,7 @@ def _torch_product(rows, kernel, bias):
         return bias.addmm(rows, kernel)
     pixels = rows.reshape(IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
     kernel = kernel.T[:, :, None, None]
-    outputs = sys.modules["torch"].conv2d(pixels, kernel, bias)
+    outputs = torch.conv2d(pixels, kernel, bias)
     return outputs.permute(0, 2, 3, 1).reshape(number, -1)
 
 
