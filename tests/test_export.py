@@ -92,12 +92,13 @@ ERRORS = {
     ("jax", "litert"): "LiteRT export requires TensorFlow or PyTorch backend.",
     ("jax", "torch"): "Torch export requires PyTorch backend.",
     ("tensorflow", "torch"): "Torch export requires PyTorch backend.",
-    ("torch", "tf_saved_model"): "structure of `inputs` and `dynamic_shapes`",
+    ("torch", "tf_saved_model"): "structure of `inputs` and `dynamic_shapes`"
+    if importlib.util.find_spec("tensorflow")
+    else "requires the tensorflow module",
     ("torch", "onnx"): "because it is not constant",
 }
 NEEDED = {
     "openvino": ("openvino", "tensorflow"),
-    "tf_saved_model": ("tensorflow",),
     "onnx": ("onnxscript",),
 }
 

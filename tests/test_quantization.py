@@ -7,7 +7,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import SMALL, SMALL_VIDEO, flat, normal, small_classifier
+from helpers import SMALL, SMALL_VIDEO, flat, normal, randomize, small_classifier
 
 import keras_vivit as kv
 from keras_vivit import fast
@@ -71,6 +71,18 @@ def test_int8_classifier(variant, tmp_path, monkeypatch):
     assert quantized(again) == quantized(model)
     assert again.count_params() == model.count_params() > size  # and the scales
     np.testing.assert_allclose(outputs(again), after, atol=1e-6)
+
+
+def test_int8_backbone(tmp_path):
+    model = kv.ViViTBackbone(SMALL_VIDEO, **SMALL)
+    randomize(model)
+    before = outputs(model)
+    model.quantize("int8")
+    again = reloaded(model, tmp_path)
+    assert quantized(again) == quantized(model) != set()
+    np.testing.assert_allclose(outputs(again), outputs(model), atol=1e-6)
+    change = np.linalg.norm(outputs(model) - before) / np.linalg.norm(before)
+    assert 0 < change < 0.05
 
 
 @pytest.mark.skipif(
