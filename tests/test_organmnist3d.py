@@ -503,6 +503,20 @@ def test_synthetic_run_writes_and_labels_everything(tmp_path):
         assert image.n_frames == 28
 
 
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="JAX divides models")
+def test_devices_train_to_the_same_end(npz, finished, tmp_path):
+    folder, devices = tmp_path / "divided", ["--devices", 6, "--model-parallel", 3]
+    flags = "--xla_force_host_platform_device_count=6"
+    arguments = [*options(npz, folder), *devices]
+    result = python(ONE_LAYER + TRAIN, *arguments, XLA_FLAGS=flags)
+    assert result.returncode == 0, result.stderr
+    expected, found = (
+        [epoch["loss"] for epoch in runs.read_history(f)] for f in (finished, folder)
+    )
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def wait_for_epoch(process, history):
     while not (history.exists() and len(history.read_text().splitlines()) > 1):
         assert process.poll() is None, "ended before it could be killed"
