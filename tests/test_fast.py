@@ -32,7 +32,7 @@ def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
         outputs = fast.product(*tensors)
         (outputs**2).sum().backward()
         results.append([outputs.detach(), *(x.grad for x in tensors)])
-    assert len(convolutions) == (rows == 256)
+    assert len(convolutions) == (rows > 16)
     for plain, convolved in zip(*results, strict=True):
         np.testing.assert_allclose(plain, convolved, rtol=1e-4, atol=1e-4)
 
