@@ -53,10 +53,11 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    return _in_float32(
-        lambda rows, kernel, bias: ops.add(ops.matmul(rows, kernel), bias),
-        *(rows, kernel, bias),
-    )
+    return _in_float32(_plain_product, rows, kernel, bias)
+
+
+def _plain_product(rows, kernel, bias):
+    return ops.add(ops.matmul(rows, kernel), bias)
 
 
 def _in_float32(function, *inputs):
