@@ -6,10 +6,9 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
-from keras_vivit.fast import dense, on_jax_cpu, reshape
+from keras_vivit.fast import dense, on_jax_cpu, reshape, torch_attention
 
 AXES = ("all", "space", "time")
-SHORT = 32  # tokens
 PIECE = 2**22  # scores
 
 
@@ -147,6 +146,8 @@ def dot_product_attention(query, key, value, mask, rate, seeds):
     if not rate and query.shape[1] == 1:
         return value
     if not rate and _has_kernel(query):
+        if mask is None and query.device.type == "cpu":
+            return torch_attention(query, key, value)
         return ops.dot_product_attention(query, key, value, mask=mask)
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
     query, key = query / math.sqrt(query.shape[-1]), ops.swapaxes(key, 2, 3)
@@ -169,12 +170,11 @@ def _has_kernel(query):
     """Whether the backend has attention that is faster than matrix products.
 
     TensorFlow's is einsums everywhere, and so is JAX's on CPUs. They are slower
-    (gradient at 343 tokens: 1.3 and 1.5 times as slow), and so is PyTorch's kernel for
-    CPUs on short sequences (27 tokens: prediction 1.2, gradient 1.1 times).
+    (gradient at 343 tokens: 1.3 and 1.5 times as slow).
     """
-    if keras.backend.backend() == "torch":
-        return query.device.type != "cpu" or query.shape[1] > SHORT
-    return keras.backend.backend() == "jax" and not on_jax_cpu()
+    if keras.backend.backend() == "jax":
+        return not on_jax_cpu()
+    return keras.backend.backend() == "torch"
 
 
 def _in_pieces(attend):

@@ -22,9 +22,9 @@ def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
 
     arrays = normal(rows, 24), normal(24, 40), normal(40)
     results, convolutions = [], []
-    convolve = torch.conv2d
+    name, convolve = "conv_transpose2d", torch.conv_transpose2d
     monkeypatch.setattr(
-        torch, "conv2d", lambda *args: convolutions.append(1) or convolve(*args)
+        torch, name, lambda *args: convolutions.append(1) or convolve(*args)
     )
     for is_amd in ([], [True]):
         monkeypatch.setattr(fast, "_is_amd_with_avx512", is_amd.copy)
@@ -52,6 +52,26 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
         path.write_text(cpu)
     monkeypatch.setattr(fast, "CPU", path)
     assert fast._is_amd_with_avx512.__wrapped__() == expected
+
+
+@needs_torch
+@pytest.mark.parametrize("tokens", [7, fast.SHORT + 1])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)]
+)
+def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
+    arrays = [normal(2, tokens, 3, 8, seed=seed) for seed in range(3)]
+    tensors = [ops.convert_to_tensor(x, dtype).requires_grad_() for x in arrays]
+    results = []
+    for attend in (fast.torch_attention, ops.dot_product_attention):
+        outputs = attend(*tensors)
+        assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+        (outputs**2).sum().backward()
+        results.append([outputs, *(x.grad.clone() for x in tensors)])
+        for x in tensors:
+            x.grad = None
+    for ours, plain in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=tolerance)
 
 
 def test_exact_gelu():
