@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
-from keras_vivit.fast import dense, on_jax_cpu, reshape, torch_attention
+from keras_vivit.fast import dense, in_float32, on_jax_cpu, reshape, torch_attention
 
 AXES = ("all", "space", "time")
 PIECE = 2**22  # scores
@@ -163,7 +163,8 @@ def dot_product_attention(query, key, value, mask, rate, seeds):
 
     if not rate and on_jax_cpu():
         attend = _in_pieces(attend)
-    return ops.transpose(attend(query, key, value, mask), (0, 2, 1, 3))
+    output = in_float32(lambda *qkv: attend(*qkv, mask), query, key, value)
+    return ops.transpose(output, (0, 2, 1, 3))
 
 
 def _has_kernel(query):

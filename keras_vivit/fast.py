@@ -13,7 +13,7 @@ from keras import ops
 
 CPU = "/proc/cpuinfo"
 HALVES = ("bfloat16", "float16")
-SHORT = 128  # tokens
+SHORT, SMALL = 128, 32  # tokens; features of a head
 IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
 
 
@@ -54,14 +54,14 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    return _in_float32(_plain_product, rows, kernel, bias)
+    return in_float32(_plain_product, rows, kernel, bias)
 
 
 def _plain_product(rows, kernel, bias):
     return ops.add(ops.matmul(rows, kernel), bias)
 
 
-def _in_float32(function, *inputs):
+def in_float32(function, *inputs):
     """Calls a function; for half precision on JAX's CPU, in float32 and back.
 
     Its compiler has no kernels for halves, and rounds after each operation (64 tokens,
@@ -139,14 +139,18 @@ def torch_attention(query, key, value):
     """Attention on PyTorch's CPU, without the copies of `ops.dot_product_attention`.
 
     The fused kernel does with strides (343 tokens: prediction 0.8 and gradient 0.9 of
-    the time with copies). Short sequences do without the kernel (64 tokens: 0.8 and 0.7
-    of its time, 27 tokens: 0.4).
+    the time with copies). Short sequences do without it (64 tokens: 0.8 and 0.7 of its
+    time, 27 tokens: 0.4). Small heads take it longer in half precision than in float32
+    (343 tokens, 16 features: gradient 1.6 times).
     """
     torch = sys.modules["torch"]
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if query.shape[2] > SHORT:
         attend = torch.nn.functional.scaled_dot_product_attention
-        return attend(query, key, value).transpose(1, 2)
+        if query.shape[-1] > SMALL:
+            return attend(query, key, value).transpose(1, 2)
+        output = attend(query.float(), key.float(), value.float()).to(value.dtype)
+        return output.transpose(1, 2)
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
     weights = torch.softmax(scores.float(), -1).to(value.dtype)
     return (weights @ value).transpose(1, 2)
@@ -161,7 +165,7 @@ def activate(activation, x):
     """
     if activation is keras.activations.gelu and keras.backend.backend() != "torch":
         activation = _gelu_by_erf
-    return _in_float32(activation, x)
+    return in_float32(activation, x)
 
 
 def _gelu_by_erf(x):
