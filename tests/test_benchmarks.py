@@ -20,7 +20,7 @@ import peers  # noqa: E402
 import run  # noqa: E402
 import tables  # noqa: E402
 from devices import Device  # noqa: E402
-from sizes import DEFAULT_SIZES, MODELS, SIZES, Size, cases, tokens  # noqa: E402
+from sizes import BACKENDS, DEFAULT_SIZES, MODELS, SIZES, Size, cases, tokens  # noqa: E402
 
 BACKEND = keras.backend.backend()
 OTHER_BACKEND = "jax" if BACKEND == "torch" else "torch"
@@ -150,10 +150,21 @@ def test_cases_differ_and_peers_run_on_their_framework():
     found = cases(("jax", "torch"), DEFAULT_SIZES["gpu"], None, "gpu", "mixed_bfloat16")
     assert len({run.identity(row) for row in found}) == len(found)
     models = [row for row in found if row["kind"] == "model"]
-    assert {row["backend"] for row in models if row["compiled"]} == {"torch"}
     for row in models:
         assert row["backend"] in MODELS[row["model"]].backends
     assert {row["kind"] for row in found} == {"gemm", "model", "data"}
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", {"tensorflow"}), ("gpu", {"torch"})]
+)
+def test_compiled_cases_stand_beside_those_that_keras_does_not_compile(
+    device, expected
+):
+    found = cases(BACKENDS, ("tokens64",), ["vivit1"], device, "float32")
+    compiled = [row.get("compiled") for row in found if row["kind"] == "model"]
+    assert compiled.count(True) == 1
+    assert {row["backend"] for row in found if row.get("compiled")} == expected
 
 
 def row(model, train, number=1, **changes):
