@@ -146,7 +146,8 @@ def dot_product_attention(query, key, value, mask, rate, seeds):
     if not rate and query.shape[1] == 1:
         return value
     if not rate and _has_kernel(query):
-        if mask is None and query.device.type == "cpu":
+        on_torch = keras.backend.backend() == "torch"
+        if on_torch and mask is None and query.device.type == "cpu":
             return torch_attention(query, key, value)
         return ops.dot_product_attention(query, key, value, mask=mask)
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
@@ -163,7 +164,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds):
 
     if not rate and on_jax_cpu():
         attend = _in_pieces(attend)
-    output = in_float32(lambda *qkv: attend(*qkv, mask), query, key, value)
+    output = in_float32(lambda q, k, v: attend(q, k, v, mask), query, key, value)
     return ops.transpose(output, (0, 2, 1, 3))
 
 

@@ -258,15 +258,16 @@ def test_killed_run_goes_on_and_another_machine_is_refused(measured, tmp_path, c
     arguments = ["--backends", BACKEND, "--device", "cpu", "--sizes", "tokens64"]
     arguments += ["--models", "vivit1", "--out", str(tmp_path), "--threads"]
     run.main([*arguments, "1", "--rounds", "1"])
-    assert len(measured) == 3
+    count = len(measured)  # two peaks, and the model once or twice
+    assert count == (4 if BACKEND == "tensorflow" else 3)
     path = tmp_path / "speed-cpu-float32.json"
     record = json.loads(path.read_text())
     record["rows"][1]["error"] = "killed"
     path.write_text(json.dumps(record))
     measured.clear()
     run.main([*arguments, "1", "--rounds", "2"])
-    assert [case["round"] for case in measured] == [1, 2, 2, 2]
-    assert len(json.loads(path.read_text())["rows"]) == 6
+    assert [case["round"] for case in measured] == [1] + [2] * count
+    assert len(json.loads(path.read_text())["rows"]) == 2 * count
     with pytest.raises(SystemExit, match="results of another threads"):
         run.main([*arguments, "2"])
     assert "Medians of 2 rounds" in capsys.readouterr().out
