@@ -95,19 +95,17 @@ def parse(arguments):
 
 def run(case, device):
     """Returns what one case measured, or `{"error": the last line it said}`."""
-    environment = (
-        HUGE_PAGES
-        | os.environ
-        | {
-            "KERAS_BACKEND": case["backend"],
-            "OMP_NUM_THREADS": str(case["threads"]),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "PYTHONPATH": os.pathsep.join(
-                [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
-        }
-    )
+    environment = {
+        **HUGE_PAGES,
+        **os.environ,
+        "KERAS_BACKEND": case["backend"],
+        "OMP_NUM_THREADS": str(case["threads"]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "PYTHONPATH": os.pathsep.join(
+            [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, FOLDER / "measure.py", json.dumps(case)]

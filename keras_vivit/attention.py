@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
-from keras_vivit.fast import dense, in_float32, on_jax_cpu, reshape, torch_attention
+from keras_vivit.fast import dense, in_float32, kernel_attention, on_jax_cpu, reshape
 
 AXES = ("all", "space", "time")
+SHORT = 128  # tokens
 PIECE = 2**22  # scores
 
 
@@ -146,10 +147,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds):
     if not rate and query.shape[1] == 1:
         return value
     if not rate and _has_kernel(query):
-        on_torch = keras.backend.backend() == "torch"
-        if on_torch and mask is None and query.device.type == "cpu":
-            return torch_attention(query, key, value)
-        return ops.dot_product_attention(query, key, value, mask=mask)
+        return kernel_attention(query, key, value, mask)
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
     query, key = query / math.sqrt(query.shape[-1]), ops.swapaxes(key, 2, 3)
 
@@ -172,11 +170,12 @@ def _has_kernel(query):
     """Whether the backend has attention that is faster than matrix products.
 
     TensorFlow's is einsums everywhere, and so is JAX's on CPUs. They are slower
-    (gradient at 343 tokens: 1.3 and 1.5 times as slow).
+    (gradient at 343 tokens: 1.3 and 1.5 times as slow), and so is PyTorch's kernel for
+    CPUs on short sequences (64 tokens: prediction 1.2, gradient 1.4 times).
     """
-    if keras.backend.backend() == "jax":
-        return not on_jax_cpu()
-    return keras.backend.backend() == "torch"
+    if keras.backend.backend() == "torch":
+        return query.device.type != "cpu" or query.shape[1] > SHORT
+    return keras.backend.backend() == "jax" and not on_jax_cpu()
 
 
 def _in_pieces(attend):

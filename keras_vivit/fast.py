@@ -13,7 +13,7 @@ from keras import ops
 
 CPU = "/proc/cpuinfo"
 HALVES = ("bfloat16", "float16")
-SHORT, SMALL = 128, 32  # tokens; features of a head
+SMALL = 32  # features of a head
 IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
 
 
@@ -135,25 +135,22 @@ def _is_amd_with_avx512():
     return "AuthenticAMD" in cpu and "avx512f" in cpu
 
 
-def torch_attention(query, key, value):
-    """Attention on PyTorch's CPU, without the copies of `ops.dot_product_attention`.
+def kernel_attention(query, key, value, mask):
+    """`ops.dot_product_attention`, without its copies on PyTorch's CPU.
 
-    The fused kernel does with strides (343 tokens: prediction 0.8 and gradient 0.9 of
-    the time with copies). Short sequences do without it (64 tokens: 0.8 and 0.7 of its
-    time, 27 tokens: 0.4). Small heads take it longer in half precision than in float32
+    The kernel there does with strides (343 tokens: prediction 0.8 and gradient 0.9 of
+    the time with copies). Small heads take it longer in half precision than in float32
     (343 tokens, 16 features: gradient 1.6 times).
     """
-    torch = sys.modules["torch"]
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    if query.shape[2] > SHORT:
-        attend = torch.nn.functional.scaled_dot_product_attention
-        if query.shape[-1] > SMALL:
-            return attend(query, key, value).transpose(1, 2)
-        output = attend(query.float(), key.float(), value.float()).to(value.dtype)
-        return output.transpose(1, 2)
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)
-    weights = torch.softmax(scores.float(), -1).to(value.dtype)
-    return (weights @ value).transpose(1, 2)
+    on_torch = keras.backend.backend() == "torch"
+    if not on_torch or mask is not None or query.device.type != "cpu":
+        return ops.dot_product_attention(query, key, value, mask=mask)
+    tensors = [x.transpose(1, 2) for x in (query, key, value)]
+    half = keras.backend.standardize_dtype(value.dtype) in HALVES
+    if half and value.shape[-1] <= SMALL:
+        tensors = [x.float() for x in tensors]
+    attend = sys.modules["torch"].nn.functional.scaled_dot_product_attention
+    return attend(*tensors).transpose(1, 2).to(value.dtype)
 
 
 def activate(activation, x):

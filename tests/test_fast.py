@@ -8,7 +8,7 @@ import pytest
 from helpers import flat, normal
 from keras import ops
 
-from keras_vivit import fast
+from keras_vivit import attention, fast
 
 needs_torch = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="a fast path of PyTorch"
@@ -55,23 +55,26 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
 
 
 @needs_torch
-@pytest.mark.parametrize("tokens", [7, fast.SHORT + 1])
+@pytest.mark.parametrize("tokens", [7, attention.SHORT + 1])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)]
 )
 def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
+    def ours(*tensors):
+        return attention.dot_product_attention(*tensors, None, 0.0, None)
+
     arrays = [normal(2, tokens, 3, 8, seed=seed) for seed in range(3)]
     tensors = [ops.convert_to_tensor(x, dtype).requires_grad_() for x in arrays]
     results = []
-    for attend in (fast.torch_attention, ops.dot_product_attention):
+    for attend in (ours, ops.dot_product_attention):
         outputs = attend(*tensors)
         assert keras.backend.standardize_dtype(outputs.dtype) == dtype
         (outputs**2).sum().backward()
         results.append([outputs, *(x.grad.clone() for x in tensors)])
         for x in tensors:
             x.grad = None
-    for ours, plain in zip(*map(flat, results), strict=True):
-        np.testing.assert_allclose(ours, plain, atol=tolerance)
+    for found, plain in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=tolerance)
 
 
 def test_exact_gelu():
