@@ -6,7 +6,14 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
-from keras_vivit.fast import dense, in_float32, kernel_attention, on_jax_cpu, reshape
+from keras_vivit.fast import (
+    dense,
+    in_float32,
+    kernel_attention,
+    on_jax_cpu,
+    projections,
+    reshape,
+)
 
 AXES = ("all", "space", "time")
 SHORT = 128  # tokens
@@ -80,9 +87,9 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         _, *grid, dim = shape = ops.shape(inputs)
         rows = reshape(inputs, (-1, dim))
         heads = (-1, math.prod(grid), self.num_heads, dim // self.num_heads)
+        layers = self.query_dense, self.key_dense, self.value_dense
         queries, keys, values = (
-            _split(reshape(dense(layer, rows), heads), len(self.axes))
-            for layer in (self.query_dense, self.key_dense, self.value_dense)
+            _split(reshape(x, heads), len(self.axes)) for x in projections(layers, rows)
         )
         if mask is not None:
             mask = reshape(mask, heads[:2])

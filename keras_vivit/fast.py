@@ -41,12 +41,32 @@ def dense(layer, inputs):
     """
     if direct(layer) is layer:
         return layer(inputs)
-    bias, kernel = (getattr(x, "value", x) for x in (layer.bias, layer.kernel))
-    kernel = reshape(kernel, (-1, math.prod(bias.shape)))
-    outputs = product(inputs, kernel, reshape(bias, (-1,)))
-    if len(bias.shape) == 1:  # A reshape would part product and GELU in TensorFlow.
+    outputs = product(inputs, *_matrix_and_vector(layer))
+    if (
+        len(layer.bias.shape) == 1
+    ):  # A reshape would part product and GELU in TensorFlow.
         return outputs
-    return reshape(outputs, (-1, *bias.shape))
+    return reshape(outputs, (-1, *layer.bias.shape))
+
+
+def projections(layers, rows):
+    """Calls `EinsumDense` layers of one shape on the same rows.
+
+    PyTorch does it in one product (27 tokens: training step 0.93 and prediction 0.9 of
+    the time).
+    """
+    if keras.backend.backend() != "torch" or any(direct(x) is x for x in layers):
+        return [dense(layer, rows) for layer in layers]
+    kernels, biases = zip(*map(_matrix_and_vector, layers), strict=True)
+    outputs = product(rows, ops.concatenate(kernels, 1), ops.concatenate(biases))
+    shape = (-1, len(layers), *layers[0].bias.shape)
+    return ops.unstack(reshape(outputs, shape), axis=1)
+
+
+def _matrix_and_vector(layer):
+    """Returns kernel and bias as they multiply rows and are added to them."""
+    bias, kernel = (getattr(x, "value", x) for x in (layer.bias, layer.kernel))
+    return reshape(kernel, (-1, math.prod(bias.shape))), reshape(bias, (-1,))
 
 
 def product(inputs, kernel, bias):
@@ -54,11 +74,32 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    return in_float32(_plain_product, rows, kernel, bias)
+    multiply = _product_on_jax_cpu if on_jax_cpu() else _plain_product
+    return in_float32(multiply, rows, kernel, bias)
 
 
 def _plain_product(rows, kernel, bias):
     return ops.add(ops.matmul(rows, kernel), bias)
+
+
+@ops.custom_gradient
+def _product_on_jax_cpu(rows, kernel, bias):
+    """The same, and the gradient of the kernel from rows that are transposed before.
+
+    The compiler would do both at once, for up to twice the time, if it were not for the
+    barrier (64 tokens: training step 0.9 of the time).
+    """
+
+    def gradient(upstream):
+        columns = sys.modules["jax"].lax.optimization_barrier(ops.transpose(rows))
+        weights = ops.matmul(columns, upstream)
+        return (
+            ops.matmul(upstream, ops.transpose(kernel)),
+            weights,
+            ops.sum(upstream, 0),
+        )
+
+    return _plain_product(rows, kernel, bias), gradient
 
 
 def in_float32(function, *inputs):
@@ -95,34 +136,45 @@ def _torch_product(rows, kernel, bias):
         return bias.addmm(rows, kernel)
     if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
-        return _convolve(rows, kernel, bias)[:number]
-    return _convolve(rows, kernel, bias)
+    convolve = _convolve_for_gradient if torch.is_grad_enabled() else _convolve
+    outputs = convolve(rows, kernel, bias)
+    return outputs[:number] if missing else outputs
+
+
+def _convolve(rows, kernel, bias):
+    """Returns `rows @ kernel + bias`.
+
+    A transposed convolution takes the kernel as it is. PyTorch would copy it for a
+    plain one.
+    """
+    transposed = sys.modules["torch"].conv_transpose2d
+    return _rows(transposed(_pixels(rows), _pixel_kernel(kernel), bias))
 
 
 @ops.custom_gradient
-def _convolve(rows, kernel, bias):
-    """Returns `rows @ kernel + bias`, by the convolutions that need no copies.
-
-    A transposed one takes the kernel as it is. PyTorch's gradient of either would copy
-    the kernel, or be slow (training step 0.9 of the time).
-    """
-    torch = sys.modules["torch"]
-
-    def pixels(rows):
-        return rows.reshape(IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
-
-    def unfold(pixels):
-        return pixels.permute(0, 2, 3, 1).reshape(-1, pixels.shape[1])
+def _convolve_for_gradient(rows, kernel, bias):
+    """The same, without PyTorch's slow gradient (128 to 512 features: 1.6 times)."""
 
     def gradient(rows, kernel, bias, upstream):
-        outputs = pixels(upstream)
-        kernel = kernel[:, :, None, None]
-        weights = torch.nn.grad.conv2d_weight(outputs, kernel.shape, pixels(rows))
-        inputs = torch.conv2d(outputs, kernel)
-        return unfold(inputs), weights[:, :, 0, 0], upstream.sum(0)
+        backward = sys.modules["torch"].ops.aten.convolution_backward
+        tensors = _pixels(upstream), _pixels(rows), _pixel_kernel(kernel)
+        geometry = [1, 1], [0, 0], [1, 1], True, [0, 0], 1
+        inputs, weights, _ = backward(*tensors, None, *geometry, [True, True, False])
+        return _rows(inputs), weights.reshape(kernel.shape), upstream.sum(0)
 
-    outputs = torch.conv_transpose2d(pixels(rows), kernel[:, :, None, None], bias)
-    return unfold(outputs), gradient
+    return _convolve(rows, kernel, bias), gradient
+
+
+def _pixels(rows):
+    return rows.reshape(IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _rows(pixels):
+    return pixels.permute(0, 2, 3, 1).reshape(-1, pixels.shape[1])
+
+
+def _pixel_kernel(kernel):
+    return kernel.reshape(*kernel.shape, 1, 1)
 
 
 @functools.cache
@@ -136,18 +188,17 @@ def _is_amd_with_avx512():
 
 
 def kernel_attention(query, key, value, mask):
-    """`ops.dot_product_attention`, without its copies on PyTorch's CPU.
+    """`ops.dot_product_attention`, which on PyTorch copies what its kernels take as is.
 
-    The kernel there does with strides (343 tokens: prediction 0.8 and gradient 0.9 of
-    the time with copies). Small heads take it longer in half precision than in float32
-    (343 tokens, 16 features: gradient 1.6 times).
+    (343 tokens on a CPU: prediction 0.8 and gradient 0.9 of the time with copies). CPUs
+    take small heads longer in half precision than in float32 (343 tokens, 16 features:
+    gradient 1.6 times).
     """
-    on_torch = keras.backend.backend() == "torch"
-    if not on_torch or mask is not None or query.device.type != "cpu":
+    if keras.backend.backend() != "torch" or mask is not None:
         return ops.dot_product_attention(query, key, value, mask=mask)
     tensors = [x.transpose(1, 2) for x in (query, key, value)]
     half = keras.backend.standardize_dtype(value.dtype) in HALVES
-    if half and value.shape[-1] <= SMALL:
+    if half and value.shape[-1] <= SMALL and value.device.type == "cpu":
         tensors = [x.float() for x in tensors]
     attend = sys.modules["torch"].nn.functional.scaled_dot_product_attention
     return attend(*tensors).transpose(1, 2).to(value.dtype)

@@ -37,6 +37,36 @@ def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
         np.testing.assert_allclose(plain, convolved, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a fast path of JAX")
+def test_gradient_from_transposed_rows_is_that_of_the_product():
+    import jax
+
+    def loss(*arrays):
+        return ops.sum(fast.product(*arrays) ** 2)
+
+    rows, kernel, bias = arrays = normal(250, 24), normal(24, 40), normal(40)
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    assert "optimization_barrier" in gradient.lower(*arrays).as_text()
+    upstream = 2 * (rows @ kernel + bias)
+    expected = upstream @ kernel.T, rows.T @ upstream, upstream.sum(0)
+    for found, known in zip(gradient(*arrays), expected, strict=True):
+        np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.parametrize("quantized", [(), ("query",), ("value",)])
+def test_projections_are_those_of_each_layer(quantized):
+    layer = attention.MultiHeadSelfAttention(num_heads=2)
+    layer.build((None, 5, 8))
+    layers = {name: getattr(layer, f"{name}_dense") for name in ("query", "value")}
+    for name in quantized:
+        layers[name].quantize("int8")
+    rows = ops.convert_to_tensor(normal(10, 8))
+    found = flat(list(fast.projections([*layers.values()], rows)))
+    expected = flat([each(rows) for each in layers.values()])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("cpu", "expected"),
     [
