@@ -30,7 +30,8 @@ PACKAGES = (
     *("transformers", "vit-pytorch", "onnxruntime", "openvino", "ai-edge-litert"),
 )
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "OOM")
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the docs advise
+TUNABLES = "GLIBC_TUNABLES"
+HUGE_PAGES = {TUNABLES: "glibc.malloc.hugetlb=1"}  # as the docs advise
 TIMEOUT = 1200  # seconds for a case; some compilations do not come to an end
 
 
@@ -58,6 +59,7 @@ def main(arguments=None):
         "device": device,
         "dtype": dtype,
         "threads": threads,
+        TUNABLES: {**HUGE_PAGES, **os.environ}[TUNABLES],
         "versions": versions(),
     }
     record = load(path, environment)
