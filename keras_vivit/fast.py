@@ -14,6 +14,7 @@ from keras import ops
 CPU = "/proc/cpuinfo"
 HALVES = ("bfloat16", "float16")
 SMALL = 32  # features of a head
+STRIDED = ("cpu", "cuda")
 IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
 
 
@@ -186,11 +187,13 @@ def _is_amd_with_avx512():
 def kernel_attention(query, key, value, mask):
     """`ops.dot_product_attention`, without the copies that it makes on PyTorch.
 
-    The kernels there do with strides (343 tokens on a CPU: prediction 0.8 and gradient
-    0.9 of the time with copies). On CPUs small heads take longer in half precision than
-    in float32 (343 tokens, 16 features: gradient 1.6 times).
+    The kernels for CPUs and CUDA do with strides (343 tokens on a CPU: prediction 0.8
+    and gradient 0.9 of the time with copies); Apple's compute something else then
+    (pytorch/pytorch#181133). On CPUs small heads take longer in half precision than in
+    float32 (343 tokens, 16 features: gradient 1.6 times).
     """
-    if keras.backend.backend() != "torch" or mask is not None:
+    strided = keras.backend.backend() == "torch" and query.device.type in STRIDED
+    if not strided or mask is not None:
         return ops.dot_product_attention(query, key, value, mask=mask)
     tensors = [x.transpose(1, 2) for x in (query, key, value)]
     half = keras.backend.standardize_dtype(value.dtype) in HALVES

@@ -107,6 +107,23 @@ def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
         np.testing.assert_allclose(found, plain, atol=tolerance)
 
 
+@needs_torch
+def test_other_devices_get_contiguous_tensors(monkeypatch):
+    import torch
+
+    contiguous = []
+    monkeypatch.setattr(fast, "STRIDED", ())
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *tensors, **_: (
+            contiguous.extend(map(torch.Tensor.is_contiguous, tensors)) or tensors[0]
+        ),
+    )
+    fast.kernel_attention(*(torch.ones(1, 7, 3, 8) for _ in range(3)), None)
+    assert contiguous == [True] * 3
+
+
 def test_exact_gelu():
     x = np.linspace(-6, 6, 101, dtype="float32")
     outputs = fast.activate(keras.activations.gelu, ops.convert_to_tensor(x))
