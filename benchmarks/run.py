@@ -30,8 +30,6 @@ PACKAGES = (
     *("transformers", "vit-pytorch", "onnxruntime", "openvino", "ai-edge-litert"),
 )
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "OOM")
-TUNABLES = "GLIBC_TUNABLES"
-HUGE_PAGES = {TUNABLES: "glibc.malloc.hugetlb=1"}  # as the docs advise
 TIMEOUT = 1200  # seconds for a case; some compilations do not come to an end
 
 
@@ -59,7 +57,7 @@ def main(arguments=None):
         "device": device,
         "dtype": dtype,
         "threads": threads,
-        TUNABLES: {**HUGE_PAGES, **os.environ}[TUNABLES],
+        "GLIBC_TUNABLES": tunables(),
         "versions": versions(),
     }
     record = load(path, environment)
@@ -98,8 +96,8 @@ def parse(arguments):
 def run(case, device):
     """Returns what one case measured, or `{"error": the last line it said}`."""
     environment = {
-        **HUGE_PAGES,
         **os.environ,
+        "GLIBC_TUNABLES": tunables(),
         "KERAS_BACKEND": case["backend"],
         "OMP_NUM_THREADS": str(case["threads"]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -170,6 +168,11 @@ def brief(result):
     return ", ".join(
         f"{k} {result[k]:.3g} {u}" for k, u in units.items() if k in result
     )
+
+
+def tunables():
+    """Returns the user's settings of the allocator, or huge pages, as docs advise."""
+    return os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 
 def processors():

@@ -43,9 +43,8 @@ def dense(layer, inputs):
     if direct(layer) is layer:
         return layer(inputs)
     outputs = product(inputs, *_matrix_and_vector(layer))
-    if (
-        len(layer.bias.shape) == 1
-    ):  # A reshape would part product and GELU in TensorFlow.
+    # A reshape would part product and GELU in TensorFlow.
+    if len(layer.bias.shape) == 1:
         return outputs
     return reshape(outputs, (-1, *layer.bias.shape))
 

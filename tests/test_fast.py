@@ -62,7 +62,7 @@ def test_projections_are_those_of_each_layer(quantized):
     for name in quantized:
         layers[name].quantize("int8")
     rows = ops.convert_to_tensor(normal(10, 8))
-    found = flat(list(fast.projections([*layers.values()], rows)))
+    found = flat(fast.projections([*layers.values()], rows))
     expected = flat([each(rows) for each in layers.values()])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
