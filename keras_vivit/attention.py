@@ -1,6 +1,8 @@
 """Self-attention on the token grid: over all of it, over space, or over time."""
 
+import functools
 import math
+import sys
 
 import keras
 from keras import ops
@@ -10,13 +12,14 @@ from keras_vivit.fast import (
     dense,
     in_float32,
     kernel_attention,
-    on_jax_cpu,
+    on_cpu,
     projections,
     reshape,
 )
 
 AXES = ("all", "space", "time")
 SHORT = 128  # tokens
+LONG = 8  # tokens for each feature of a head
 PIECE = 2**22  # scores
 
 
@@ -41,6 +44,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             attended to.
         seeds: Iterator over what `keras.random.dropout` takes as a seed;
             dropout happens only if it is given.
+        training: Boolean.
 
     Returns:
         Tensor of the inputs' shape.
@@ -83,7 +87,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         layer.build((None, *input_shape))
         setattr(self, f"{name}_dense", layer)
 
-    def call(self, inputs, mask=None, seeds=None):
+    def call(self, inputs, mask=None, seeds=None, training=None):
         _, *grid, dim = shape = ops.shape(inputs)
         rows = reshape(inputs, (-1, dim))
         heads = (-1, math.prod(grid), self.num_heads, dim // self.num_heads)
@@ -98,7 +102,9 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         for axes, *share in zip(self.axes, queries, keys, values, strict=True):
             query, key, value = (_fold(x, grid, axes) for x in share)
             kept = None if mask is None else _fold(mask, grid, axes)[:, None, None, :]
-            output = dot_product_attention(query, key, value, kept, rate, seeds)
+            output = dot_product_attention(
+                query, key, value, kept, rate, seeds, training
+            )
             outputs.append(_unfold(output, grid, axes))
         output = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=2)
         output = reshape(output, (-1, *heads[2:]))
@@ -146,31 +152,41 @@ def _swap_time_and_space(x):
     return ops.transpose(x, (0, 2, 1, *range(3, len(x.shape))))
 
 
-def dot_product_attention(query, key, value, mask, rate, seeds):
+def dot_product_attention(query, key, value, mask, rate, seeds, training):
     """`ops.dot_product_attention` with dropout of the weights, and the fastest way.
 
     That is the backend's own kernel, or else plain matrix products.
     """
-    if not rate and query.shape[1] == 1:
+    _, tokens, _, head_dim = query.shape
+    if not rate and tokens == 1:
         return value
     if not rate and _has_kernel(query):
         return kernel_attention(query, key, value, mask)
-    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    query, key = query / math.sqrt(query.shape[-1]), ops.swapaxes(key, 2, 3)
+    query = query / math.sqrt(head_dim)
+    long = tokens > LONG * head_dim
+    if not rate and training and long and on_cpu("tensorflow"):
+        in_few_passes = functools.partial(_attend_in_tensorflow, mask=mask)
+        return in_float32("tensorflow", in_few_passes, query, key, value)
+    query, key, value = _swap(query), ops.transpose(key, (0, 2, 3, 1)), _swap(value)
 
     def attend(query, key, value, mask):
-        scores = ops.cast(ops.matmul(query, key), "float32")
-        if mask is not None:
-            scores = ops.where(mask, scores, -1e30)
-        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+        weights = ops.cast(_weights(query, key, mask), value.dtype)
         if rate:
             weights = keras.random.dropout(weights, rate, seed=next(seeds))
-        return ops.matmul(weights, value)
+        return weights @ value
 
-    if not rate and on_jax_cpu():
+    if not rate and on_cpu("jax"):
         attend = _in_pieces(attend)
-    output = in_float32(lambda q, k, v: attend(q, k, v, mask), query, key, value)
-    return ops.transpose(output, (0, 2, 1, 3))
+    attend = functools.partial(attend, mask=mask)
+    output = in_float32("tensorflow", attend, query, key, value)
+    return _swap(output)
+
+
+def _weights(query, key, mask):
+    scores = ops.cast(query @ key, "float32")
+    if mask is not None:
+        scores = ops.where(mask, scores, -1e30)
+    return ops.softmax(scores, axis=-1)
 
 
 def _has_kernel(query):
@@ -182,7 +198,7 @@ def _has_kernel(query):
     """
     if keras.backend.backend() == "torch":
         return query.device.type != "cpu" or query.shape[1] > SHORT
-    return keras.backend.backend() == "jax" and not on_jax_cpu()
+    return keras.backend.backend() == "jax" and not on_cpu("jax")
 
 
 def _in_pieces(attend):
@@ -213,3 +229,43 @@ def _in_pieces(attend):
         return reshape(output, (batch, heads, -1, dim))[:, :, :tokens]
 
     return attend_in_pieces
+
+
+def _attend_in_tensorflow(query, key, value, mask):
+    """Attends over many tokens, with a gradient of fewer passes over the scores.
+
+    TensorFlow's own has four, and products of transposed scores that take three times
+    as long (343 tokens, 4 heads of 16, batch 32: attention and gradient 0.78 of the
+    time, compiled 0.65; 3136 tokens, 6 heads of 64: 0.89, 0.9).
+    """
+    matmul = sys.modules["tensorflow"].matmul  # XLA is slower with transpositions.
+
+    @ops.custom_gradient
+    def attend(query, key, value):
+        query, value = _swap(query), _swap(value)
+        key = ops.transpose(key, (0, 2, 3, 1))
+        weights = _weights(query, key, mask)
+        output = weights @ value
+
+        def gradient(upstream):
+            upstream = _swap(upstream)
+            # What the softmax takes off, as one more feature: a pass less.
+            total = ops.sum(upstream * output, axis=-1, keepdims=True)
+            left = ops.concatenate([upstream, total], axis=-1)
+            right = ops.concatenate([value, -ops.ones_like(value[..., :1])], axis=-1)
+            scores = weights * matmul(left, right, transpose_b=True)
+            if mask is not None:  # for rows without any token to attend to
+                scores = ops.where(mask, scores, 0.0)
+            columns = (query, scores), (upstream, weights)
+            return _swap(matmul(scores, key, transpose_b=True)), *(
+                ops.transpose(matmul(*pair, transpose_a=True), (0, 3, 1, 2))
+                for pair in columns
+            )
+
+        return _swap(output), gradient
+
+    return attend(query, key, value)
+
+
+def _swap(x):
+    return ops.transpose(x, (0, 2, 1, 3))

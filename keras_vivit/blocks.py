@@ -9,7 +9,15 @@ from keras import ops
 
 from keras_vivit import policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
-from keras_vivit.fast import activate, dense, direct, layer_norm, remat, reshape
+from keras_vivit.fast import (
+    activate,
+    dense,
+    direct,
+    in_float32,
+    layer_norm,
+    remat,
+    reshape,
+)
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -216,18 +224,25 @@ class _EncoderBlock(keras.layers.Layer):
         seeds: Iterable[Any] | None = None
         if training and hasattr(self, "seed_generator"):
             seeds = itertools.repeat(self.seed_generator)
-        if not (training and self.remat):
-            return self._forward(inputs, mask, seeds, training)
-        if seeds:
+        remember = not (training and self.remat)
+        if seeds and not remember:
             # At most four draws a branch, made before the pass is repeated.
             draws = itertools.islice(seeds, 4 * len(self._branches()))
             seeds = [_DrawnSeed(generator.next()) for generator in draws]
-        return remat(lambda x: self._forward(x, mask, seeds, training))(inputs)
+
+        def forward(x):
+            return in_float32(
+                "jax", lambda x: self._forward(x, mask, seeds, training), x
+            )
+
+        return (forward if remember else remat(forward))(inputs)
 
     def _forward(self, x, mask, seeds, training):
         seeds = seeds and iter(seeds)
         for norm, layer in self._branches():
-            options = {} if layer is self.mlp else {"mask": mask}
+            options = {}
+            if layer is not self.mlp:
+                options = {"mask": mask, "training": training}
             y = layer_norm(norm, x, training)
             y = direct(layer)(y, seeds=seeds, **options)
             y = _dropout(y, self.dropout_rate, seeds)

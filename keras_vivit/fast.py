@@ -57,10 +57,10 @@ def projections(layers, rows):
     """
     if keras.backend.backend() != "torch" or any(direct(x) is x for x in layers):
         return [dense(layer, rows) for layer in layers]
+    concatenate = sys.modules["torch"].cat
     kernels, biases = zip(*map(_matrix_and_vector, layers), strict=True)
-    outputs = product(rows, ops.concatenate(kernels, 1), ops.concatenate(biases))
-    shape = (-1, len(layers), *layers[0].bias.shape)
-    return ops.unstack(reshape(outputs, shape), axis=1)
+    outputs = product(rows, concatenate(kernels, 1), concatenate(biases))
+    return outputs.reshape(-1, len(layers), *layers[0].bias.shape).unbind(1)
 
 
 def _matrix_and_vector(layer):
@@ -74,8 +74,10 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    multiply = _product_on_jax_cpu if on_jax_cpu() else _plain_product
-    return in_float32(multiply, rows, kernel, bias)
+    if not on_cpu("jax"):
+        return _plain_product(rows, kernel, bias)
+    kernel, bias = (ops.cast(x, rows.dtype) for x in (kernel, bias))
+    return in_float32("jax", _product_on_jax_cpu, rows, kernel, bias)
 
 
 def _plain_product(rows, kernel, bias):
@@ -98,14 +100,14 @@ def _product_on_jax_cpu(rows, kernel, bias):
     return _plain_product(rows, kernel, bias), gradient
 
 
-def in_float32(function, *inputs):
-    """Calls a function; for half precision on JAX's CPU, in float32 and back.
+def in_float32(backend, function, *inputs):
+    """Calls a function; for half precision on a backend's CPU, in float32 and back.
 
-    Its compiler has no kernels for halves, and rounds after each operation (64 tokens,
-    mixed_bfloat16: training step 0.79 and prediction 0.84 of the time).
+    JAX's compiler has no kernels for halves there, and rounds after each operation (64
+    tokens, mixed_bfloat16: training step 0.79 and prediction 0.84 of the time).
     """
     dtype = inputs[0].dtype
-    if not on_jax_cpu() or dtype not in HALVES:
+    if dtype not in HALVES or not on_cpu(backend):
         return function(*inputs)
     outputs = function(*(ops.cast(x, "float32") for x in inputs))
     return ops.cast(outputs, dtype)
@@ -211,7 +213,7 @@ def activate(activation, x):
     """
     if activation is keras.activations.gelu and keras.backend.backend() != "torch":
         activation = _gelu_by_erf
-    return in_float32(activation, x)
+    return activation(x)
 
 
 def _gelu_by_erf(x):
@@ -233,14 +235,13 @@ def layer_norm(layer, x, training):
         if all(tensor.dtype == torch.float32 for tensor in (x, gamma, beta)):
             arguments = x, x.shape[-1:], gamma, beta, layer.epsilon
             return torch.nn.functional.layer_norm(*arguments)
-    composed = keras.backend.backend() == "tensorflow" or on_jax_cpu()
-    if not training or not composed:
+    composed = keras.backend.backend() == "tensorflow" or on_cpu("jax")
+    if not composed:
         return layer.call(x)
 
     def mean(x):
         return ops.mean(x, axis=-1, keepdims=True)
 
-    @ops.custom_gradient
     def normalize(x, gamma, beta):
         x = x - mean(x)
         scale = ops.rsqrt(mean(ops.square(x)) + layer.epsilon)
@@ -255,13 +256,17 @@ def layer_norm(layer, x, training):
         return x * gamma + beta, gradient
 
     dtype = keras.backend.result_type(x.dtype, "float32")  # As Keras has it.
-    outputs = normalize(*(ops.cast(t, dtype) for t in (x, gamma, beta)))
+    tensors = (ops.cast(t, dtype) for t in (x, gamma, beta))
+    if training:
+        outputs = ops.custom_gradient(normalize)(*tensors)
+    else:
+        outputs, _ = normalize(*tensors)
     return ops.cast(outputs, x.dtype)
 
 
-def on_jax_cpu():
-    """Whether the backend is JAX without an accelerator."""
-    if keras.backend.backend() != "jax":
+def on_cpu(backend):
+    """Whether the backend is this one, without an accelerator."""
+    if keras.backend.backend() != backend:
         return False
     return keras.distribution.list_devices()[0].startswith("cpu")
 
@@ -279,7 +284,7 @@ def remat(function):
     (3136 tokens, 8 layers: temporary memory 0.18 of that without `remat`, not 1.12).
     """
     function = keras.remat(function)
-    if not on_jax_cpu():
+    if not on_cpu("jax"):
         return function
 
     def conditional(x):  # True, but for an infinity that nothing can be made of.

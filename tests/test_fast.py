@@ -5,11 +5,15 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal
+from helpers import flat, normal, randomize
 from keras import ops
 
+import keras_vivit as kv
 from keras_vivit import attention, fast
 
+needs_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="a fast path of JAX"
+)
 needs_torch = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="a fast path of PyTorch"
 )
@@ -37,7 +41,7 @@ def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
         np.testing.assert_allclose(plain, convolved, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a fast path of JAX")
+@needs_jax
 def test_gradient_from_transposed_rows_is_that_of_the_product():
     import jax
 
@@ -91,7 +95,7 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
 )
 def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
     def ours(*tensors):
-        return attention.dot_product_attention(*tensors, None, 0.0, None)
+        return attention.dot_product_attention(*tensors, None, 0.0, None, True)
 
     arrays = [normal(2, tokens, 3, 8, seed=seed) for seed in range(3)]
     tensors = [ops.convert_to_tensor(x, dtype).requires_grad_() for x in arrays]
@@ -131,14 +135,60 @@ def test_exact_gelu():
     np.testing.assert_allclose(flat(outputs)[0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_layer_norm_in_training_is_that_of_inference(dtype):
+def test_layer_norm_is_that_of_keras(dtype, training):
     layer = keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype)
     x = ops.cast(3 + normal(2, 5, 24), layer.compute_dtype)
     layer.build(x.shape)
     layer.gamma.assign(normal(24))
     layer.beta.assign(normal(24, seed=1))
-    trained, plain = (fast.layer_norm(layer, x, training) for training in (True, False))
-    assert keras.backend.standardize_dtype(trained.dtype) == layer.compute_dtype
+    outputs = fast.layer_norm(layer, x, training)
+    assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
     tolerance = 1e-5 if dtype == "float32" else 0.05
-    np.testing.assert_allclose(flat(trained)[0], flat(plain)[0], atol=tolerance)
+    np.testing.assert_allclose(flat(outputs)[0], flat(layer(x))[0], atol=tolerance)
+
+
+@needs_jax
+def test_half_precision_is_rounded_once_on_cpus():
+    x = ops.cast(normal(2, 5, 16), "bfloat16")
+    half, plain = (
+        kv.ViViTEncoderBlock(2, 32, dtype=d) for d in ("mixed_bfloat16", "float32")
+    )
+    for block in (half, plain):
+        block.build(x.shape)
+        randomize(block)
+        for weight in block.weights:
+            weight.assign(ops.cast(weight, "bfloat16"))
+    found, expected = half(x), plain(ops.cast(x, "float32"))
+    np.testing.assert_array_equal(*flat([found, ops.cast(expected, "bfloat16")]))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_long_attention_is_tensorflows(masked, monkeypatch):
+    import tensorflow as tf
+
+    calls, attend = [], attention._attend_in_tensorflow
+    monkeypatch.setattr(
+        attention,
+        "_attend_in_tensorflow",
+        lambda *args, **options: calls.append(1) or attend(*args, **options),
+    )
+    tensors = [tf.constant(normal(2, 40, 3, 4, seed=seed)) for seed in range(3)]
+    mask = normal(2, 1, 1, 40) > 0
+    mask[1] = False  # nothing to attend to
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = attention.dot_product_attention(
+                *tensors, mask if masked else None, 0.0, None, training
+            )
+            loss = ops.sum(outputs**2)
+        results.append([outputs, *tape.gradient(loss, tensors)])
+    assert calls == [1]
+    for plain, found in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=1e-5)
