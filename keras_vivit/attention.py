@@ -163,7 +163,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
     if not rate and _has_kernel(query):
         return kernel_attention(query, key, value, mask)
     query = query / math.sqrt(head_dim)
-    long = tokens > LONG * head_dim
+    long = (tokens or 0) > LONG * head_dim  # None in a graph of any length.
     if not rate and training and long and on_cpu("tensorflow"):
         in_few_passes = functools.partial(_attend_in_tensorflow, mask=mask)
         return in_float32("tensorflow", in_few_passes, query, key, value)

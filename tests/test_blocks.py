@@ -84,6 +84,16 @@ def test_activation_is_saved_under_its_own_name():
     np.testing.assert_allclose(flat(again.activation(x))[0], inner, atol=1e-6)
 
 
+def test_sequences_of_any_length_train():
+    inputs = keras.Input((None, 8))
+    tokens = kv.ViViTEncoderBlock(num_heads=2, mlp_dim=16)(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(tokens))
+    model.compile("sgd", "mse")
+    for length in (3, 5):
+        history = model.fit(normal(2, length, 8), normal(2, 8), verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+
+
 # === Sublayers called without bookkeeping ===
 
 
