@@ -135,7 +135,7 @@ def _fold(x, grid, axes):
     if axes == "space":
         return reshape(x, (-1, s, *rest))  # (b*t, s, ...)
     x = reshape(x, (-1, t, s, *rest))
-    return reshape(_swap_time_and_space(x), (-1, t, *rest))  # (b*s, t, ...)
+    return reshape(_swap(x), (-1, t, *rest))  # (b*s, t, ...)
 
 
 def _unfold(x, grid, axes):
@@ -144,11 +144,12 @@ def _unfold(x, grid, axes):
         return x
     t, s, rest = grid[0], math.prod(grid[1:]), tuple(x.shape[2:])
     if axes == "time":
-        x = _swap_time_and_space(reshape(x, (-1, s, t, *rest)))
+        x = _swap(reshape(x, (-1, s, t, *rest)))
     return reshape(x, (-1, t * s, *rest))
 
 
-def _swap_time_and_space(x):
+def _swap(x):
+    """Swaps time and space, or tokens and heads."""
     return ops.transpose(x, (0, 2, 1, *range(3, len(x.shape))))
 
 
@@ -241,7 +242,7 @@ def _attend_in_tensorflow(query, key, value, mask):
     matmul = sys.modules["tensorflow"].matmul  # XLA is slower with transpositions.
 
     @ops.custom_gradient
-    def attend(query, key, value):
+    def attend(query, key, value):  # (batch, tokens, heads, head_dim), for XLA too.
         query, value = _swap(query), _swap(value)
         key = ops.transpose(key, (0, 2, 3, 1))
         weights = _weights(query, key, mask)
@@ -265,7 +266,3 @@ def _attend_in_tensorflow(query, key, value, mask):
         return _swap(output), gradient
 
     return attend(query, key, value)
-
-
-def _swap(x):
-    return ops.transpose(x, (0, 2, 1, 3))
