@@ -171,7 +171,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
     query, key, value = _swap(query), ops.transpose(key, (0, 2, 3, 1)), _swap(value)
 
     def attend(query, key, value, mask):
-        weights = ops.cast(_weights(query, key, mask), value.dtype)
+        weights = _weights(query, key, mask)
         if rate:
             weights = keras.random.dropout(weights, rate, seed=next(seeds))
         return weights @ value
@@ -187,7 +187,7 @@ def _weights(query, key, mask):
     scores = ops.cast(query @ key, "float32")
     if mask is not None:
         scores = ops.where(mask, scores, -1e30)
-    return ops.softmax(scores, axis=-1)
+    return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
 
 def _has_kernel(query):

@@ -167,8 +167,9 @@ def test_half_precision_is_rounded_once_on_cpus():
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
 )
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_gradient_of_long_attention_is_tensorflows(masked, monkeypatch):
+def test_gradient_of_long_attention_is_tensorflows(masked, dtype, monkeypatch):
     import tensorflow as tf
 
     calls, attend = [], attention._attend_in_tensorflow
@@ -177,7 +178,7 @@ def test_gradient_of_long_attention_is_tensorflows(masked, monkeypatch):
         "_attend_in_tensorflow",
         lambda *args, **options: calls.append(1) or attend(*args, **options),
     )
-    tensors = [tf.constant(normal(2, 40, 3, 4, seed=seed)) for seed in range(3)]
+    tensors = [tf.constant(normal(2, 40, 3, 4, seed=i), dtype) for i in range(3)]
     mask = normal(2, 1, 1, 40) > 0
     mask[1] = False  # nothing to attend to
     results = []
