@@ -257,10 +257,12 @@ def _attend_in_tensorflow(query, key, value, mask):
             scores = weights * matmul(left, right, transpose_b=True)
             if mask is not None:  # for rows without any token to attend to
                 scores = ops.where(mask, scores, 0.0)
-            columns = (query, scores), (upstream, weights)
-            return _swap(matmul(scores, key, transpose_b=True)), *(
-                ops.transpose(matmul(*pair, transpose_a=True), (0, 3, 1, 2))
-                for pair in columns
+            return (
+                _swap(matmul(scores, key, transpose_b=True)),
+                ops.transpose(matmul(query, scores, transpose_a=True), (0, 3, 1, 2)),
+                ops.transpose(
+                    matmul(upstream, weights, transpose_a=True), (0, 3, 1, 2)
+                ),
             )
 
         return _swap(output), gradient

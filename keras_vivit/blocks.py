@@ -1,5 +1,6 @@
 """Transformer blocks: one per way of attending, all pre-norm (section 3.3)."""
 
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -224,25 +225,20 @@ class _EncoderBlock(keras.layers.Layer):
         seeds: Iterable[Any] | None = None
         if training and hasattr(self, "seed_generator"):
             seeds = itertools.repeat(self.seed_generator)
-        remember = not (training and self.remat)
-        if seeds and not remember:
+        repeat = training and self.remat
+        if seeds and repeat:
             # At most four draws a branch, made before the pass is repeated.
             draws = itertools.islice(seeds, 4 * len(self._branches()))
             seeds = [_DrawnSeed(generator.next()) for generator in draws]
-
-        def forward(x):
-            return in_float32(
-                "jax", lambda x: self._forward(x, mask, seeds, training), x
-            )
-
-        return (forward if remember else remat(forward))(inputs)
+        options = {"mask": mask, "seeds": seeds, "training": training}
+        forward = functools.partial(self._forward, **options)
+        forward = functools.partial(in_float32, "jax", forward)
+        return (remat(forward) if repeat else forward)(inputs)
 
     def _forward(self, x, mask, seeds, training):
         seeds = seeds and iter(seeds)
         for norm, layer in self._branches():
-            options = {}
-            if layer is not self.mlp:
-                options = {"mask": mask, "training": training}
+            options = {} if layer is self.mlp else {"mask": mask, "training": training}
             y = layer_norm(norm, x, training)
             y = direct(layer)(y, seeds=seeds, **options)
             y = _dropout(y, self.dropout_rate, seeds)
