@@ -9,6 +9,8 @@ from keras import ops
 
 from keras_vivit import policies, validation
 from keras_vivit.fast import (
+    HALVES,
+    SMALL,
     dense,
     in_float32,
     kernel_attention,
@@ -164,11 +166,6 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
     if not rate and _has_kernel(query):
         return kernel_attention(query, key, value, mask)
     query = query / math.sqrt(head_dim)
-    long = (tokens or 0) > LONG * head_dim  # None in a graph of any length.
-    if not rate and training and long and on_cpu("tensorflow"):
-        in_few_passes = functools.partial(_attend_in_tensorflow, mask=mask)
-        return in_float32("tensorflow", in_few_passes, query, key, value)
-    query, key, value = _swap(query), ops.transpose(key, (0, 2, 3, 1)), _swap(value)
 
     def attend(query, key, value, mask):
         weights = _weights(query, key, mask)
@@ -178,9 +175,20 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
 
     if not rate and on_cpu("jax"):
         attend = _in_pieces(attend)
-    attend = functools.partial(attend, mask=mask)
-    output = in_float32("tensorflow", attend, query, key, value)
-    return _swap(output)
+
+    def attend_plainly(query, key, value):
+        key = ops.transpose(key, (0, 2, 3, 1))
+        return _swap(attend(_swap(query), key, _swap(value), mask))
+
+    compute = attend_plainly
+    small = head_dim < SMALL
+    half = keras.backend.standardize_dtype(value.dtype) in HALVES
+    long = (tokens or 0) > LONG * head_dim  # None in a graph of any length.
+    if not rate and training and long and (small or not half) and on_cpu("tensorflow"):
+        compute = functools.partial(_attend_in_tensorflow, mask=mask)
+    if small:
+        return in_float32("tensorflow", compute, query, key, value)
+    return compute(query, key, value)
 
 
 def _weights(query, key, mask):

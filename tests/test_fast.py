@@ -14,6 +14,9 @@ from keras_vivit import attention, fast
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="a fast path of JAX"
 )
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
+)
 needs_torch = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="a fast path of PyTorch"
 )
@@ -164,9 +167,7 @@ def test_half_precision_is_rounded_once_on_cpus():
     np.testing.assert_array_equal(*flat([found, ops.cast(expected, "bfloat16")]))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
-)
+@needs_tensorflow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradient_of_long_attention_is_tensorflows(masked, dtype, monkeypatch):
@@ -193,3 +194,22 @@ def test_gradient_of_long_attention_is_tensorflows(masked, dtype, monkeypatch):
     assert calls == [1]
     for plain, found in zip(*map(flat, results), strict=True):
         np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(("features", "expected"), [(4, "float32"), (32, "bfloat16")])
+def test_small_heads_of_half_precision_attend_in_float32(
+    features, expected, monkeypatch
+):
+    dtypes, weigh = [], attention._weights
+    monkeypatch.setattr(
+        attention,
+        "_weights",
+        lambda q, *rest: dtypes.append(q.dtype) or weigh(q, *rest),
+    )
+    tokens = 8 * features + 1
+    tensors = [ops.cast(normal(1, tokens, 1, features), "bfloat16") for _ in range(3)]
+    for training in (False, True):
+        outputs = attention.dot_product_attention(*tensors, None, 0.0, None, training)
+        assert outputs.dtype == "bfloat16"
+    assert dtypes == [expected] * 2
