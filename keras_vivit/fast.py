@@ -15,6 +15,12 @@ CPU = "/proc/cpuinfo"
 HALVES = ("bfloat16", "float16")
 SMALL = 32  # features of a head
 STRIDED = ("cpu", "cuda")
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
 
 
@@ -23,12 +29,12 @@ def direct(layer):
 
     Arguments, scopes and masks are settled once, by the layer around it, which has the
     same dtype policy; `Layer.__call__` would settle them anew, for 0.1 ms. Quantized
-    sublayers are called as usual, and those of a distributed model, whose outputs may
-    have a layout.
+    sublayers are called as usual, those with hooks of PyTorch, and those of a
+    distributed model, whose outputs may have a layout.
     """
-    if layer.quantization_mode or keras.distribution.distribution() is not None:
-        return layer
-    return layer.call
+    hooked = any(getattr(layer, hooks, None) for hooks in HOOKS)
+    distributed = keras.distribution.distribution() is not None
+    return layer if layer.quantization_mode or hooked or distributed else layer.call
 
 
 def dense(layer, inputs):

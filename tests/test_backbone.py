@@ -201,6 +201,68 @@ def test_checkpointing_keeps_less_than_half_of_the_memory():
     assert checkpointed < 0.5 * plain
 
 
+@all_models
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float16"])
+def test_backbone_computes_what_its_graph_does(variant, pooling, dtype):
+    backbone = small(variant, pooling, kv.ViViTBackbone, dtype=dtype, rescaling=(2, -1))
+    graph = keras.Model(backbone.input, backbone.output)
+    graph.dtype_policy = backbone.dtype_policy
+    for video in (normal(2, 6, 4, 8, 1), np.arange(192, dtype="uint8")):
+        video = video.reshape(-1, 6, 4, 8, 1)
+        for same in (video, video[..., 0]):  # Keras adds the only channel.
+            tokens = backbone(same)
+            assert keras.backend.standardize_dtype(tokens.dtype) == graph.compute_dtype
+            np.testing.assert_array_equal(flat(tokens), flat(graph(same)))
+
+
+def test_dropout_of_blocks_happens_in_training_only():
+    backbone = small(
+        "spatio_temporal", model=kv.ViViTBackbone, attention_dropout_rate=0.5
+    )
+    video = normal(2, *SMALL["video_shape"])
+    first, second = (flat(backbone(video, training=True)) for _ in range(2))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(flat(backbone(video)), flat(backbone(video)))
+
+
+only_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="PyTorch alone runs layer by layer"
+)
+
+
+@only_torch
+def test_blocks_run_without_the_bookkeeping_around_them(monkeypatch):
+    model = small("spatio_temporal")
+    video = normal(2, *SMALL["video_shape"])
+    model(video)
+    monkeypatch.setattr(kv.ViViTEncoderBlock, "__call__", None)
+    model(video)
+
+
+@only_torch
+@all_models
+def test_hooks_on_layers_are_called(variant, pooling):
+    backbone = small(variant, pooling, kv.ViViTBackbone)
+    blocks = [layer for layer in backbone.layers if "block" in layer.name]
+    called = []
+    for block in blocks:
+        for layer in (block, block.mlp, block.mlp_norm):
+            layer.register_forward_hook(lambda layer, *_: called.append(layer))
+    backbone(normal(2, *SMALL["video_shape"]))
+    expected = [layer for b in blocks for layer in (b.mlp_norm, b.mlp, b)]
+    assert list(map(id, called)) == list(map(id, expected))
+
+
+@only_torch
+def test_remat_scope_of_keras_holds_for_blocks():
+    def kept(names):
+        with keras.RematScope(mode="list_of_layers", layer_names=names):
+            model = small("spatio_temporal", num_layers=8)
+        return kept_for_gradient(model, normal(16, *SMALL["video_shape"]))
+
+    assert kept([f"encoder_block_{i}" for i in range(8)]) < 0.5 * kept(["head"])
+
+
 def test_stochastic_depth_rises_linearly_in_each_encoder():
     model = small(
         "factorized_encoder",
