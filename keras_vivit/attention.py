@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_vivit import policies, validation
 from keras_vivit.fast import (
-    HALVES,
     SMALL,
     dense,
     in_float32,
+    is_half,
     kernel_attention,
     on_cpu,
     projections,
@@ -182,9 +182,9 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
 
     compute = attend_plainly
     small = head_dim < SMALL
-    half = keras.backend.standardize_dtype(value.dtype) in HALVES
     long = (tokens or 0) > LONG * head_dim  # None in a graph of any length.
-    if not rate and training and long and (small or not half) and on_cpu("tensorflow"):
+    pays = long and (small or not is_half(value)) and on_cpu("tensorflow")
+    if not rate and training and pays:
         compute = functools.partial(_attend_in_tensorflow, mask=mask)
     if small:
         return in_float32("tensorflow", compute, query, key, value)

@@ -114,11 +114,15 @@ def in_float32(backend, function, *inputs):
     TensorFlow it is for small heads of attention (343 tokens, 16 features: prediction
     0.84; with 64 features attention would take 1.1 to 1.3 times as long).
     """
-    dtype = inputs[0].dtype
-    if dtype not in HALVES or not on_cpu(backend):
+    if not on_cpu(backend) or not is_half(inputs[0]):
         return function(*inputs)
     outputs = function(*(ops.cast(x, "float32") for x in inputs))
-    return ops.cast(outputs, dtype)
+    return ops.cast(outputs, inputs[0].dtype)
+
+
+def is_half(tensor):
+    """Whether the tensor is of half precision."""
+    return keras.backend.standardize_dtype(tensor.dtype) in HALVES
 
 
 def _torch_product(rows, kernel, bias):
@@ -205,8 +209,7 @@ def kernel_attention(query, key, value, mask):
     if not strided or mask is not None:
         return ops.dot_product_attention(query, key, value, mask=mask)
     tensors = [x.transpose(1, 2) for x in (query, key, value)]
-    half = keras.backend.standardize_dtype(value.dtype) in HALVES
-    if half and value.shape[-1] <= SMALL and value.device.type == "cpu":
+    if value.shape[-1] <= SMALL and value.device.type == "cpu" and is_half(value):
         tensors = [x.float() for x in tensors]
     attend = sys.modules["torch"].nn.functional.scaled_dot_product_attention
     return attend(*tensors).transpose(1, 2).to(value.dtype)

@@ -225,12 +225,12 @@ def test_dropout_of_blocks_happens_in_training_only():
     np.testing.assert_array_equal(flat(backbone(video)), flat(backbone(video)))
 
 
-only_torch = pytest.mark.skipif(
+needs_torch = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="PyTorch alone runs layer by layer"
 )
 
 
-@only_torch
+@needs_torch
 def test_blocks_run_without_the_bookkeeping_around_them(monkeypatch):
     model = small("spatio_temporal")
     video = normal(2, *SMALL["video_shape"])
@@ -239,7 +239,7 @@ def test_blocks_run_without_the_bookkeeping_around_them(monkeypatch):
     model(video)
 
 
-@only_torch
+@needs_torch
 @all_models
 def test_hooks_on_layers_are_called(variant, pooling):
     backbone = small(variant, pooling, kv.ViViTBackbone)
@@ -253,7 +253,7 @@ def test_hooks_on_layers_are_called(variant, pooling):
     assert list(map(id, called)) == list(map(id, expected))
 
 
-@only_torch
+@needs_torch
 def test_remat_scope_of_keras_holds_for_blocks():
     def kept(names):
         with keras.RematScope(mode="list_of_layers", layer_names=names):
