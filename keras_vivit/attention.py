@@ -13,14 +13,13 @@ from keras_vivit.fast import (
     dense,
     in_float32,
     is_half,
-    kernel_attention,
     on_cpu,
     projections,
     reshape,
 )
+from keras_vivit.kernels import has_kernel, kernel_attention
 
 AXES = ("all", "space", "time")
-SHORT = 128  # tokens
 LONG = 8  # tokens for each feature of a head
 PIECE = 2**22  # scores
 
@@ -163,7 +162,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
     _, tokens, _, head_dim = query.shape
     if not rate and tokens == 1:
         return value
-    if not rate and _has_kernel(query):
+    if not rate and has_kernel(query):
         return kernel_attention(query, key, value, mask)
     query = query / math.sqrt(head_dim)
 
@@ -196,18 +195,6 @@ def _weights(query, key, mask):
     if mask is not None:
         scores = ops.where(mask, scores, -1e30)
     return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
-
-
-def _has_kernel(query):
-    """Whether the backend has attention that is faster than matrix products.
-
-    TensorFlow's is einsums everywhere, and so is JAX's on CPUs. They are slower
-    (gradient at 343 tokens: 1.3 and 1.5 times as slow), and so is PyTorch's kernel for
-    CPUs on short sequences (64 tokens: prediction 1.2, gradient 1.4 times).
-    """
-    if keras.backend.backend() == "torch":
-        return query.device.type != "cpu" or query.shape[1] > SHORT
-    return keras.backend.backend() == "jax" and not on_cpu("jax")
 
 
 def _in_pieces(attend):

@@ -14,7 +14,6 @@ from keras import ops
 CPU = "/proc/cpuinfo"
 HALVES = ("bfloat16", "float16")
 SMALL = 32  # features of a head
-STRIDED = ("cpu", "cuda")
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -195,24 +194,6 @@ def _is_amd_with_avx512():
     except OSError:  # not Linux
         return False
     return "AuthenticAMD" in cpu and "avx512f" in cpu
-
-
-def kernel_attention(query, key, value, mask):
-    """`ops.dot_product_attention`, without the copies that it makes on PyTorch.
-
-    The kernels for CPUs and CUDA do with strides (343 tokens on a CPU: prediction 0.8
-    and gradient 0.9 of the time with copies); Apple's compute something else then
-    (pytorch/pytorch#181133). On CPUs small heads take longer in half precision than in
-    float32 (343 tokens, 16 features: gradient 1.6 times).
-    """
-    strided = keras.backend.backend() == "torch" and query.device.type in STRIDED
-    if not strided or mask is not None:
-        return ops.dot_product_attention(query, key, value, mask=mask)
-    tensors = [x.transpose(1, 2) for x in (query, key, value)]
-    if value.shape[-1] <= SMALL and value.device.type == "cpu" and is_half(value):
-        tensors = [x.float() for x in tensors]
-    attend = sys.modules["torch"].nn.functional.scaled_dot_product_attention
-    return attend(*tensors).transpose(1, 2).to(value.dtype)
 
 
 def activate(activation, x):

@@ -22,11 +22,11 @@ def make(axes, dropout_rate):
 
 
 def kernel(patch):
-    patch.setattr(attention, "_has_kernel", lambda query: True)
+    patch.setattr(attention, "has_kernel", lambda query: True)
 
 
 def products(patch):
-    patch.setattr(attention, "_has_kernel", lambda query: False)
+    patch.setattr(attention, "has_kernel", lambda query: False)
 
 
 def samples(patch):

@@ -91,46 +91,6 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
     assert fast._is_amd_with_avx512.__wrapped__() == expected
 
 
-@needs_torch
-@pytest.mark.parametrize("tokens", [7, attention.SHORT + 1])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)]
-)
-def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
-    def ours(*tensors):
-        return attention.dot_product_attention(*tensors, None, 0.0, None, True)
-
-    arrays = [normal(2, tokens, 3, 8, seed=seed) for seed in range(3)]
-    tensors = [ops.convert_to_tensor(x, dtype).requires_grad_() for x in arrays]
-    results = []
-    for attend in (ours, ops.dot_product_attention):
-        outputs = attend(*tensors)
-        assert keras.backend.standardize_dtype(outputs.dtype) == dtype
-        (outputs**2).sum().backward()
-        results.append([outputs, *(x.grad.clone() for x in tensors)])
-        for x in tensors:
-            x.grad = None
-    for found, plain in zip(*map(flat, results), strict=True):
-        np.testing.assert_allclose(found, plain, atol=tolerance)
-
-
-@needs_torch
-def test_other_devices_get_contiguous_tensors(monkeypatch):
-    import torch
-
-    contiguous = []
-    monkeypatch.setattr(fast, "STRIDED", ())
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "scaled_dot_product_attention",
-        lambda *tensors, **_: (
-            contiguous.extend(map(torch.Tensor.is_contiguous, tensors)) or tensors[0]
-        ),
-    )
-    fast.kernel_attention(*(torch.ones(1, 7, 3, 8) for _ in range(3)), None)
-    assert contiguous == [True] * 3
-
-
 def test_exact_gelu():
     x = np.linspace(-6, 6, 101, dtype="float32")
     outputs = fast.activate(keras.activations.gelu, ops.convert_to_tensor(x))
