@@ -60,6 +60,32 @@ def test_gradient_from_transposed_rows_is_that_of_the_product():
         np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-3)
 
 
+@needs_tensorflow
+def test_compiled_gradients_are_behind_barriers():
+    import tensorflow as tf
+
+    block = kv.ViViTEncoderBlock(2, 32, activation="gelu")
+    x = tf.constant(normal(2, 40, 16))
+    block.build(x.shape)
+    randomize(block)
+
+    def gradients(x):
+        tensors = [x, *(weight.value for weight in block.trainable_weights)]
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = ops.sum(block(x, training=True) ** 2)
+            first = inner.gradient(loss, tensors)
+        return first, outer.gradient(first[0], x)
+
+    plain, compiled = (tf.function(gradients, jit_compile=c) for c in (False, True))
+    hlo = compiled.experimental_get_compiler_ir(x)(stage="hlo")
+    assert hlo.count("opt-barrier(") >= 14  # six weights, four sums of two norms
+    for found, expected in zip(flat(compiled(x)), flat(plain(x)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize("quantized", [(), ("query",), ("value",)])
 def test_projections_are_those_of_each_layer(quantized):
