@@ -24,24 +24,27 @@ needs_torch = pytest.mark.skipif(
 
 @needs_torch
 @pytest.mark.parametrize("rows", [256, 250, 16])
-def test_convolution_is_the_product_of_matrices(rows, monkeypatch):
+@pytest.mark.parametrize("large", [0, 2**20])
+def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
     import torch
 
     arrays = normal(rows, 24), normal(24, 40), normal(40)
-    results, convolutions = [], []
-    name, convolve = "conv_transpose2d", torch.conv_transpose2d
+    results, calls, compute = [], [], fast._onednn
+    monkeypatch.setattr(fast, "LARGE", large)
     monkeypatch.setattr(
-        torch, name, lambda *args: convolutions.append(1) or convolve(*args)
+        fast, "_onednn", lambda *args: calls.append(1) or compute(*args)
     )
     for is_amd in ([], [True]):
         monkeypatch.setattr(fast, "_is_amd_with_avx512", is_amd.copy)
         tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
         outputs = fast.product(*tensors)
         (outputs**2).sum().backward()
-        results.append([outputs.detach(), *(x.grad for x in tensors)])
-    assert len(convolutions) == (rows > 16)
-    for plain, convolved in zip(*results, strict=True):
-        np.testing.assert_allclose(plain, convolved, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            predicted = fast.product(*tensors)
+        results.append([outputs.detach(), predicted, *(x.grad for x in tensors)])
+    assert len(calls) == 2 * (rows > 16)
+    for plain, found in zip(*results, strict=True):
+        np.testing.assert_allclose(plain, found, rtol=1e-4, atol=1e-4)
 
 
 @needs_jax
