@@ -186,7 +186,7 @@ def dot_product_attention(query, key, value, mask, rate, seeds, training):
     if not rate and training and pays:
         compute = functools.partial(_attend_in_tensorflow, mask=mask)
     if small:
-        return in_float32("tensorflow", compute, query, key, value)
+        return in_float32(on_cpu("tensorflow"), compute, query, key, value)
     return compute(query, key, value)
 
 

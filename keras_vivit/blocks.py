@@ -14,6 +14,7 @@ from keras_vivit.fast import (
     activate,
     dense,
     direct,
+    for_xla_on_cpu,
     in_float32,
     layer_norm,
     remat,
@@ -232,7 +233,7 @@ class _EncoderBlock(keras.layers.Layer):
             seeds = [_DrawnSeed(generator.next()) for generator in draws]
         options = {"mask": mask, "seeds": seeds, "training": training}
         forward = functools.partial(self._forward, **options)
-        forward = functools.partial(in_float32, "jax", forward)
+        forward = functools.partial(in_float32, for_xla_on_cpu(), forward)
         return (remat(forward) if repeat else forward)(inputs)
 
     def _forward(self, x, mask, seeds, training):

@@ -83,17 +83,17 @@ def product(inputs, kernel, bias):
     rows = reshape(inputs, (-1, kernel.shape[0]))
     if keras.backend.backend() == "torch":
         return _torch_product(rows, kernel, bias)
-    if not _is_for_xla_on_cpu():
+    if not for_xla_on_cpu():
         return _plain_product(rows, kernel, bias)
     kernel, bias = (ops.cast(x, rows.dtype) for x in (kernel, bias))
-    return in_float32("jax", _product_by_xla, rows, kernel, bias)
+    return in_float32(True, _product_by_xla, rows, kernel, bias)
 
 
 def _plain_product(rows, kernel, bias):
     return ops.add(ops.matmul(rows, kernel), bias)
 
 
-def _is_for_xla_on_cpu():
+def for_xla_on_cpu():
     """Whether XLA compiles this for a CPU: JAX, TensorFlow with `jit_compile=True`."""
     if not on_cpu("tensorflow"):
         return on_cpu("jax")
@@ -132,15 +132,15 @@ def _same(upstream):
     return upstream
 
 
-def in_float32(backend, function, *inputs):
-    """Calls a function; for half precision on a backend's CPU, in float32 and back.
+def in_float32(pays, function, *inputs):
+    """Calls a function; for half precision, where it pays, in float32 and back.
 
-    JAX's compiler has no kernels for halves there, and rounds after each operation (64
-    tokens, mixed_bfloat16: training step 0.93 and prediction 0.84 of the time). In
-    TensorFlow it is for small heads of attention (343 tokens, 16 features: prediction
-    0.84; with 64 features attention would take 1.1 to 1.3 times as long).
+    XLA has no kernels for halves on CPUs, and rounds after each operation (64 tokens,
+    mixed_bfloat16, JAX: training step 0.93 and prediction 0.84 of the time). In
+    TensorFlow it is for small heads of attention, too (343 tokens, 16 features:
+    prediction 0.84; with 64 features attention would take 1.1 to 1.3 times as long).
     """
-    if not on_cpu(backend) or not is_half(inputs[0]):
+    if not pays or not is_half(inputs[0]):
         return function(*inputs)
     outputs = function(*(ops.cast(x, "float32") for x in inputs))
     return ops.cast(outputs, inputs[0].dtype)
@@ -264,7 +264,7 @@ def layer_norm(layer, x, training):
     if not composed:
         return layer.call(x)
 
-    barred = keras.backend.backend() == "tensorflow" and _is_for_xla_on_cpu()
+    barred = keras.backend.backend() == "tensorflow" and for_xla_on_cpu()
 
     def mean(x):
         return ops.mean(_barrier(x) if barred else x, axis=-1, keepdims=True)
