@@ -8,16 +8,9 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
-from keras_vivit.fast import (
-    SMALL,
-    dense,
-    in_float32,
-    is_half,
-    on_cpu,
-    projections,
-    reshape,
-)
+from keras_vivit.fast import SMALL, in_float32, is_half, on_cpu, reshape
 from keras_vivit.kernels import has_kernel, kernel_attention
+from keras_vivit.products import dense, projections
 
 AXES = ("all", "space", "time")
 LONG = 8  # tokens for each feature of a head

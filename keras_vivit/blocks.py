@@ -12,7 +12,6 @@ from keras_vivit import policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
 from keras_vivit.fast import (
     activate,
-    dense,
     direct,
     for_xla_on_cpu,
     in_float32,
@@ -20,6 +19,7 @@ from keras_vivit.fast import (
     remat,
     reshape,
 )
+from keras_vivit.products import dense
 
 
 @keras.saving.register_keras_serializable("keras_vivit")

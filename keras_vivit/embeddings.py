@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_vivit import validation
-from keras_vivit.fast import product
+from keras_vivit.products import product
 
 AXES = ("frames", "height", "width")
 

@@ -59,12 +59,14 @@ def _torch_attention(query, key, value):
 
 def _is_for_cudnn(query):
     """Whether Keras takes cuDNN's kernel: half precision on recent NVIDIA GPUs."""
+    if not keras.distribution.list_devices()[0].startswith("gpu"):
+        return False
     attend = functools.partial(ops.dot_product_attention, flash_attention=True)
     try:
         sys.modules["jax"].eval_shape(attend, query, query, query)
     except (ImportError, RuntimeError, ValueError):  # whatever Keras finds missing
         return False
-    return keras.distribution.list_devices()[0].startswith("gpu")
+    return True
 
 
 def _odd_attention_by_cudnn(query, key, value):

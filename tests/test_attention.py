@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import flat, normal, randomize
+from keras import ops
 
 import keras_vivit as kv
 from keras_vivit import attention
@@ -12,6 +13,9 @@ from keras_vivit.attention import MultiHeadSelfAttention
 GRID = (3, 2, 5)
 SEEDS = [keras.random.SeedGenerator(0)] * 100
 AXES = [("all",), ("space",), ("time",), ("time", "space")]
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
+)
 
 
 def make(axes, dropout_rate):
@@ -104,3 +108,51 @@ def test_only_the_first_variant_attends_over_all_tokens(monkeypatch, variant, ex
     )
     lengths = attended_lengths(monkeypatch, model, normal(1, 6, 4, 10, 1))
     assert lengths == expected
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_long_attention_is_tensorflows(masked, dtype, monkeypatch):
+    import tensorflow as tf
+
+    calls, attend = [], attention._attend_in_tensorflow
+    monkeypatch.setattr(
+        attention,
+        "_attend_in_tensorflow",
+        lambda *args, **options: calls.append(1) or attend(*args, **options),
+    )
+    tensors = [tf.constant(normal(2, 40, 3, 4, seed=i), dtype) for i in range(3)]
+    mask = normal(2, 1, 1, 40) > 0
+    mask[1] = False  # nothing to attend to
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = attention.dot_product_attention(
+                *tensors, mask if masked else None, 0.0, None, training
+            )
+            loss = ops.sum(outputs**2)
+        results.append([outputs, *tape.gradient(loss, tensors)])
+    assert calls == [1]
+    for plain, found in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(("features", "expected"), [(4, "float32"), (32, "bfloat16")])
+def test_small_heads_of_half_precision_attend_in_float32(
+    features, expected, monkeypatch
+):
+    dtypes, weigh = [], attention._weights
+    monkeypatch.setattr(
+        attention,
+        "_weights",
+        lambda q, *rest: dtypes.append(q.dtype) or weigh(q, *rest),
+    )
+    tokens = 8 * features + 1
+    tensors = [ops.cast(normal(1, tokens, 1, features), "bfloat16") for _ in range(3)]
+    for training in (False, True):
+        outputs = attention.dot_product_attention(*tensors, None, 0.0, None, training)
+        assert outputs.dtype == "bfloat16"
+    assert dtypes == [expected] * 2
