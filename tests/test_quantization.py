@@ -10,7 +10,7 @@ import pytest
 from helpers import SMALL, SMALL_VIDEO, flat, normal, randomize, small_classifier
 
 import keras_vivit as kv
-from keras_vivit import fast
+from keras_vivit import products
 from keras_vivit.backbone import VARIANTS
 
 VIDEOS = normal(4, *SMALL_VIDEO)
@@ -55,7 +55,7 @@ def test_int8_classifier(variant, tmp_path, monkeypatch):
     model = classifier(variant)
     before, size = outputs(model), model.count_params()
     with monkeypatch.context() as patch:
-        patch.setattr(fast, "direct", lambda layer: layer)
+        patch.setattr(products, "direct", lambda layer: layer)
         for layer in (keras.layers.Dense, keras.layers.EinsumDense):
             patch.setattr(layer, "call", product_of_rounded)
         expected = outputs(model)
