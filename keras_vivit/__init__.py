@@ -2,10 +2,9 @@
 
 __version__ = "0.1.0"
 
-from keras_vivit import augmentation, initializers
+from keras_vivit import augmentation, config, initializers
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
-    DropPath,
     FactorizedDotProductBlock,
     FactorizedSelfAttentionBlock,
     ViViTEncoderBlock,
@@ -13,6 +12,7 @@ from keras_vivit.blocks import (
 from keras_vivit.checkpoints import save_to_transformers
 from keras_vivit.classifier import ViViTClassifier
 from keras_vivit.distribution import layout_map
+from keras_vivit.dropout import DropPath
 from keras_vivit.embeddings import ClassToken, TubeletEmbedding
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.positions import PositionalEncoder, resize_position_table
@@ -29,6 +29,7 @@ __all__ = [
     "ViViTClassifier",
     "ViViTEncoderBlock",
     "augmentation",
+    "config",
     "initializers",
     "layout_map",
     "resize_position_table",

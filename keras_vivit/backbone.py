@@ -1,30 +1,19 @@
 """The four variants of ViViT, in the order of the paper."""
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_vivit import checkpoints, policies, presets, validation
-from keras_vivit.blocks import (
-    FactorizedDotProductBlock,
-    FactorizedSelfAttentionBlock,
-    ViViTEncoderBlock,
-    gelu_tanh,
-)
+from keras_vivit import checkpoints, fast, freezing, policies, presets, validation
+from keras_vivit.blocks import VARIANTS
 from keras_vivit.embeddings import AXES, ClassToken, TubeletEmbedding
-from keras_vivit.fast import direct
-from keras_vivit.pooling import MODES, TokenPooling
+from keras_vivit.mlp import gelu_tanh
+from keras_vivit.normalization import LayerNormalization
+from keras_vivit.pooling import MODES, FoldFrames, FramePooling
 from keras_vivit.positions import PositionalEncoder
-
-BLOCKS = {
-    "spatio_temporal": ViViTEncoderBlock,
-    "factorized_encoder": ViViTEncoderBlock,
-    "factorized_self_attention": FactorizedSelfAttentionBlock,
-    "factorized_dot_product": FactorizedDotProductBlock,
-}
-VARIANTS = tuple(BLOCKS)
+from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -41,7 +30,8 @@ class ViViTBackbone(keras.Model):
     The sizes default to ViViT-B/16x2.
 
     Args:
-        video_shape: Tuple `(frames, height, width, channels)`.
+        video_shape: Tuple `(frames, height, width, channels)`; with
+            `position_kind="sincos"` all but the channels may be `None`.
         tubelet_size: Tuple `(frames, height, width)`, see `TubeletEmbedding`.
         strides: Tuple, the step between tubelets. Defaults to `tubelet_size`.
         padding: `"valid"` or `"same"`, see `TubeletEmbedding`.
@@ -64,7 +54,7 @@ class ViViTBackbone(keras.Model):
         attention_order: `"space_time"` or `"time_space"`, for
             `"factorized_self_attention"`.
         rescaling: Optional tuple `(scale, offset)` applied to the pixels first,
-            for example `(1 / 127.5, -1)`.
+            for example `(1 / 127.5, -1)`; each a number, or one for each channel.
         activation: Function, or its name in Keras, of the MLPs. Defaults to
             GELU in the tanh approximation, as ViViT has it.
         layer_norm_epsilon: Float.
@@ -73,6 +63,8 @@ class ViViTBackbone(keras.Model):
         remat: Boolean, gradient checkpointing of every block.
         seed: Optional integer, for dropout and stochastic depth.
         dtype: Keras dtype policy, for example `"mixed_bfloat16"`.
+        name: Optional string.
+        trainable: Boolean, False freezes all of it.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`, or the
@@ -100,35 +92,34 @@ class ViViTBackbone(keras.Model):
 
     def __init__(
         self,
-        video_shape,
-        tubelet_size=(2, 16, 16),
-        strides=None,
-        padding="valid",
-        variant="spatio_temporal",
-        embed_dim=768,
-        num_layers=12,
-        num_temporal_layers=4,
-        num_heads=12,
-        mlp_dim=3072,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        drop_path_rate=0.0,
-        pooling="mean",
-        position_kind="learned",
-        attention_order="space_time",
-        rescaling=None,
-        activation=gelu_tanh,
-        layer_norm_epsilon=1e-6,
-        masked=False,
-        remat=False,
-        seed=None,
-        dtype=None,
-        **kwargs,
-    ):
+        video_shape: Shape,
+        tubelet_size: tuple[int, int, int] = (2, 16, 16),
+        strides: tuple[int, int, int] | None = None,
+        padding: str = "valid",
+        variant: str = "spatio_temporal",
+        embed_dim: int = 768,
+        num_layers: int = 12,
+        num_temporal_layers: int = 4,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        pooling: str = "mean",
+        position_kind: str = "learned",
+        attention_order: str = "space_time",
+        rescaling: tuple[Any, Any] | None = None,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        masked: bool = False,
+        remat: bool = False,
+        seed: int | None = None,
+        dtype: DType = None,
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
         # === Arguments ===
-        video_shape = validation.positive_ints(
-            "video_shape", video_shape, (*AXES, "channels")
-        )
+        video_shape = _video_shape(video_shape, position_kind)
         num_layers = validation.positive_int("num_layers", num_layers)
         num_temporal_layers = validation.positive_int(
             "num_temporal_layers", num_temporal_layers
@@ -136,7 +127,7 @@ class ViViTBackbone(keras.Model):
         drop_path_rate = validation.rate("drop_path_rate", drop_path_rate)
         validation.choice("variant", variant, VARIANTS)
         validation.choice("pooling", pooling, MODES)
-        if pooling == "token" and variant not in VARIANTS[:2]:
+        if pooling == "token" and not VARIANTS[variant].has_class_token:
             raise ValueError(
                 f'`pooling` must be "mean" for variant={variant!r}, which has no '
                 f"class token. Received: pooling={pooling!r}"
@@ -146,13 +137,16 @@ class ViViTBackbone(keras.Model):
                 '`position_kind` must not be "factorized" for variant='
                 f"{variant!r}, which has a table each for space and time anyway."
             )
-        if rescaling is not None and (
-            not isinstance(rescaling, list | tuple) or len(rescaling) != 2
+        if (
+            masked
+            and None in video_shape
+            and (pooling == "token" or variant == "factorized_encoder")
         ):
             raise ValueError(
-                "`rescaling` must be None or (scale, offset). "
-                f"Received: rescaling={rescaling!r}"
+                "`video_shape` must be known for masked=True with a class token or "
+                f'variant="factorized_encoder". Received: video_shape={video_shape}'
             )
+        _check_rescaling(rescaling, video_shape[-1])
         activation = keras.activations.get(activation)
         dtype = keras.dtype_policies.get(dtype)
 
@@ -171,7 +165,9 @@ class ViViTBackbone(keras.Model):
         if variant == "factorized_self_attention":
             block_options["attention_order"] = attention_order
 
-        def encode(x, name, num_layers):
+        # The names of these layers are a contract: checkpoints/names.py finds the
+        # place of each tensor by them.
+        def encode(x: Tensor, name: str, num_layers: int) -> Tensor:
             x = PositionalEncoder(position_kind, name=f"{name}_position", dtype=dtype)(
                 x
             )
@@ -181,13 +177,13 @@ class ViViTBackbone(keras.Model):
                 dropout_rate, seed=next(seeds), name=f"{name}_dropout", dtype=dtype
             )(x)
             for i in range(num_layers):
-                x = BLOCKS[variant](
+                x = VARIANTS[variant].block(
                     drop_path_rate=drop_path_rate * i / max(num_layers - 1, 1),
                     seed=next(seeds),
                     name=f"{name}_block_{i}",
                     **block_options,
                 )(x)
-            return keras.layers.LayerNormalization(
+            return LayerNormalization(
                 epsilon=layer_norm_epsilon, name=f"{name}_norm", dtype=dtype
             )(x)
 
@@ -211,17 +207,21 @@ class ViViTBackbone(keras.Model):
             name="tubelet_embedding",
             dtype=dtype,
         )(x, mask=frame_mask)
+        # From here on, the mask of tokens travels with them as a Keras mask.
         if variant == "factorized_encoder":
-            frames = x.shape[1]
-            x = FoldFrames(name="fold_frames", dtype=dtype)(x)
+            grid, frames = x, x.shape[1]
+            x = FoldFrames(name="fold_frames", dtype=dtype)(grid)
             x = encode(x, "spatial", num_layers)
-            x = FramePooling(frames, pooling, name="frame_pooling", dtype=dtype)(x)
+            x = FramePooling(frames, pooling, name="frame_pooling", dtype=dtype)(
+                x if frames else [x, grid]
+            )
             x = encode(x, "temporal", num_temporal_layers)
         else:
             x = encode(x, "encoder", num_layers)
-        super().__init__(inputs=inputs, outputs=x, **kwargs)
+        super().__init__(inputs=inputs, outputs=x, name=name)
 
         # === Config ===
+        self.trainable = trainable
         self.dtype_policy = dtype
         self.video_shape = video_shape
         self.tubelet_size = tuple(tubelet_size)
@@ -246,34 +246,18 @@ class ViViTBackbone(keras.Model):
         self.remat = remat
         self.seed = seed
 
-    def call(self, inputs, training=None, mask=None):
-        """Runs the layers one after the other, blocks without Keras' bookkeeping.
-
-        PyTorch compiles no step, and would do it each time (27 tokens, 8 layers:
-        prediction 0.89 and training step 0.97 of the time).
-        """
-        plain = not self.masked and mask is None
-        video = len(getattr(inputs, "shape", ())) == 5
-        if not plain or not video or keras.backend.backend() != "torch":
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> Tensor:
+        chain = not self.masked and None not in self.video_shape
+        if not chain or mask is not None:
             return super().call(inputs, training=training, mask=mask)
-        x = ops.convert_to_tensor(inputs, self.input.dtype)
-        for layer in self.layers[1:]:
-            if self._settles(layer):
-                x = direct(layer)(x, training=training)
-            else:
-                x = layer(x)
-        return x
+        block = VARIANTS[self.variant].block
+        return fast.run_layers(self, block, super().call, inputs, training)
 
-    def _settles(self, layer):
-        """Whether what surrounds a call of the layer is settled by the backbone's."""
-        return (
-            isinstance(layer, BLOCKS[self.variant])
-            and layer.compute_dtype == self.compute_dtype
-            and not getattr(layer, "_remat_mode", None)  # of a keras.RematScope
-        )
-
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
+            **freezing.config_of(self),
             "name": self.name,
             "trainable": self.trainable,
             "dtype": policies.serialize(self),
@@ -302,7 +286,15 @@ class ViViTBackbone(keras.Model):
         }
 
     @classmethod
-    def from_preset(cls, source, load_weights=True, **overrides):
+    def from_config(
+        cls, config: Config, custom_objects: dict[str, Any] | None = None
+    ) -> "ViViTBackbone":
+        return freezing.from_config(lambda arguments: cls(**arguments), config)
+
+    @classmethod
+    def from_preset(
+        cls, source: Any, load_weights: bool = True, **overrides: Any
+    ) -> "ViViTBackbone":
         """Builds a backbone from a preset, or with the weights of a checkpoint.
 
         It takes the arguments of `ViViTClassifier.from_preset`, but `num_classes`, and
@@ -317,12 +309,12 @@ class ViViTBackbone(keras.Model):
     @classmethod
     def from_image_preset(
         cls,
-        source,
-        video_shape,
-        tubelet_size=None,
-        tubelet_init="central_frame",
-        **overrides,
-    ):
+        source: Any,
+        video_shape: tuple[int, int, int, int],
+        tubelet_size: tuple[int, int, int] | None = None,
+        tubelet_init: str = "central_frame",
+        **overrides: Any,
+    ) -> "ViViTBackbone":
         """Builds a backbone with the weights of an image ViT.
 
         The position table is repeated over time. Variant 2 gets a new temporal encoder;
@@ -354,17 +346,28 @@ class ViViTBackbone(keras.Model):
             cls, source, video_shape, tubelet_size, tubelet_init, **overrides
         )
 
-    def enable_lora(self, rank):
+    def enable_lora(
+        self,
+        rank: int,
+        alpha: float | None = None,
+        targets: Sequence[str] | None = None,
+    ) -> None:
         """Freezes the backbone and adds low-rank adapters to its blocks, which train.
 
-        Every `Dense` and `EinsumDense` (attention and MLPs) gets one. Call it before
-        `compile`. Saved files hold the merged weights, and load without adapters.
+        Call it before `compile`. Saved files hold the merged weights, and load without
+        adapters.
 
         Args:
             rank: Integer, rank of the adapters.
+            alpha: Optional float; adapters are scaled by `alpha / rank`. Defaults to
+                `rank`.
+            targets: Sequence of strings, which `Dense` and `EinsumDense` layers of the
+                blocks get an adapter: parts of their paths, for example `"query"`,
+                `"mlp"` or `"attention/output"`. Defaults to all.
 
         Raises:
-            ValueError: If `rank` is not positive, or the model has adapters already.
+            ValueError: If `rank` is not positive, a target is not found, or the model
+                has adapters already.
 
         Reference:
             [LoRA, Hu et al., 2021](https://arxiv.org/abs/2106.09685)
@@ -374,72 +377,56 @@ class ViViTBackbone(keras.Model):
         layers = [x for x in self._flatten_layers() if isinstance(x, kinds)]
         if any(layer.lora_enabled for layer in layers):
             raise ValueError("`enable_lora` must be called once: adapters are there.")
+        if targets is not None:
+            layers = [x for x in layers if _is_target(x, targets)]
+            for target in targets:
+                if not any(_is_target(x, [target]) for x in layers):
+                    raise ValueError(
+                        "`targets` must be parts of paths of dense layers, such as "
+                        f"'query' or 'mlp/hidden'. Received: {target!r}"
+                    )
         for variable in self.weights:
             variable.trainable = False
         for layer in layers:
-            layer.enable_lora(rank)
+            layer.enable_lora(rank, **({} if alpha is None else {"lora_alpha": alpha}))
 
     @classmethod
-    def presets(cls):
+    def presets(cls) -> dict[str, str]:
         """Returns a dictionary of all presets, name -> one line about it."""
         return {name: preset["about"] for name, preset in presets.PRESETS.items()}
 
 
-def _split_seed(seed, n):
+def _is_target(layer: keras.layers.Layer, targets: Sequence[str]) -> bool:
+    return any(f"/{target}/" in f"/{layer.path}/" for target in targets)
+
+
+def _video_shape(video_shape: Any, position_kind: str) -> Shape:
+    """Checks the shape; fixed positions are there for frames and sides of any size."""
+    names = (*AXES, "channels")
+    if position_kind != "sincos" or not isinstance(video_shape, list | tuple):
+        return validation.positive_ints("video_shape", video_shape, names)
+    known = [1 if n is None and i < 3 else n for i, n in enumerate(video_shape)]
+    validation.positive_ints("video_shape", known, names)
+    return tuple(video_shape)
+
+
+def _check_rescaling(rescaling: Any, channels: int) -> None:
+    if rescaling is None:
+        return
+    if not isinstance(rescaling, list | tuple) or len(rescaling) != 2:
+        raise ValueError(
+            "`rescaling` must be None or (scale, offset). "
+            f"Received: rescaling={rescaling!r}"
+        )
+    if any(np.shape(value) not in ((), (channels,)) for value in rescaling):
+        raise ValueError(
+            "`rescaling` must hold numbers, or one for each channel. "
+            f"Received: rescaling={rescaling!r}, channels={channels}"
+        )
+
+
+def _split_seed(seed: int | None, n: int) -> list[int | None]:
     """Returns `n` seeds that differ, so that no two layers drop the same units."""
     if seed is None:
         return [None] * n
     return [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(n)]
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-class FoldFrames(keras.layers.Layer):
-    """Makes each frame a sample: `(batch, t, h, w, d)` to `(batch * t, h, w, d)`."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.supports_masking = True
-
-    def call(self, inputs):
-        return ops.reshape(inputs, (-1, *ops.shape(inputs)[2:]))
-
-    def compute_mask(self, inputs, mask=None):
-        return None if mask is None else ops.reshape(mask, (-1, *ops.shape(mask)[2:]))
-
-    def compute_output_shape(self, input_shape):
-        batch, frames, *rest = input_shape
-        return (None if batch is None else batch * frames, *rest)
-
-    def get_config(self):  # Keras' own fails if `dtype` is a policy.
-        return super().get_config()
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-class FramePooling(TokenPooling):
-    """Pools each frame and restores time: `(batch * t, ..., d)` to `(batch, t, d)`.
-
-    A frame is masked if all of its tokens are, whatever its class token says.
-    """
-
-    def __init__(self, frames, pooling="mean", **kwargs):
-        super().__init__(pooling, **kwargs)
-        self.frames = validation.positive_int("frames", frames)
-
-    def call(self, inputs, mask=None):
-        vectors = super().call(inputs, mask)
-        return ops.reshape(vectors, (-1, self.frames, vectors.shape[-1]))
-
-    def compute_mask(self, inputs, mask=None):
-        if mask is None:
-            return None
-        if self.pooling == "token":
-            mask = mask[:, 1:]
-        tokens = math.prod(ops.shape(mask)[1:])
-        return ops.any(ops.reshape(mask, (-1, self.frames, tokens)), axis=-1)
-
-    def compute_output_shape(self, input_shape):
-        batch = input_shape[0]
-        return (batch and batch // self.frames, self.frames, input_shape[-1])
-
-    def get_config(self):
-        return {**super().get_config(), "frames": self.frames}

@@ -2,163 +2,18 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_vivit import policies, validation
+from keras_vivit import fast, freezing, policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
-from keras_vivit.fast import (
-    activate,
-    direct,
-    for_xla_on_cpu,
-    in_float32,
-    layer_norm,
-    remat,
-    reshape,
-)
-from keras_vivit.products import dense
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-def gelu_tanh(x):
-    """GELU in the tanh approximation, which ViViT's weights were trained with.
-
-    Registered under its own name, since Keras saves `keras.ops.gelu` as
-    `"gelu"`, which is the exact function when it comes back.
-    """
-    return ops.gelu(x, approximate=True)
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-class DropPath(keras.layers.Layer):
-    """Stochastic depth: zeroes a residual branch for whole samples, in training.
-
-    The samples kept are scaled by `1 / (1 - rate)`, so that the expected output
-    stays the same (Scenic's own version does not rescale).
-
-    Args:
-        rate: Float in [0, 1), the share of samples that lose the branch.
-        seed: Optional integer.
-
-    Call arguments:
-        inputs: Tensor `(batch, ...)`.
-        training: Boolean.
-
-    Returns:
-        Tensor of the same shape.
-
-    Example:
-    >>> keras_vivit.DropPath(0.1)(np.zeros((2, 4, 4, 4, 64))).shape
-    (2, 4, 4, 4, 64)
-
-    Reference:
-        [Deep Networks with Stochastic Depth, Huang et al., 2016](https://arxiv.org/abs/1603.09382)
-    """
-
-    def __init__(self, rate, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        self.rate = validation.rate("rate", rate)
-        self.seed = seed
-        if self.rate:
-            self.seed_generator = keras.random.SeedGenerator(seed)
-        self.supports_masking = True
-        self.built = True
-
-    def call(self, inputs, training=None):
-        if not training or not self.rate:
-            return inputs
-        return _drop_path(inputs, self.rate, itertools.repeat(self.seed_generator))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
-
-def _drop_path(x, rate, seeds):
-    noise_shape = (None,) + (1,) * (len(x.shape) - 1)
-    return _dropout(x, rate, seeds, noise_shape)
-
-
-def _dropout(x, rate, seeds, noise_shape=None):
-    if seeds is None or not rate:
-        return x
-    return keras.random.dropout(x, rate, noise_shape, next(seeds))
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-class MLP(keras.layers.Layer):
-    """Two dense layers over the features, the first with the activation.
-
-    Args:
-        hidden_dim: Integer, size of the hidden layer.
-        activation: Function, or its name in Keras.
-        dropout_rate: Float, dropout of the hidden layer.
-
-    Call arguments:
-        inputs: Tensor `(batch, ..., embed_dim)`.
-        seeds: Iterator over what `keras.random.dropout` takes as a seed;
-            dropout happens only if it is given.
-
-    Returns:
-        Tensor of the inputs' shape.
-    """
-
-    def __init__(self, hidden_dim, activation=gelu_tanh, dropout_rate=0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden_dim = validation.positive_int("hidden_dim", hidden_dim)
-        self.activation = keras.activations.get(activation)
-        self.dropout_rate = validation.rate("dropout_rate", dropout_rate)
-        self.supports_masking = True
-
-    def build(self, input_shape):
-        # N(0, 1e-6) is Scenic's choice for the biases.
-        for name, units in (("hidden", self.hidden_dim), ("output", input_shape[-1])):
-            layer = keras.layers.Dense(
-                units,
-                bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
-                name=name,
-                dtype=policies.resolve(self.dtype_policy, f"{self.path}/{name}"),
-            )
-            layer.build(input_shape)
-            setattr(self, f"{name}_dense", layer)
-            input_shape = (*input_shape[:-1], units)
-
-    def call(self, inputs, seeds=None):
-        hidden = activate(self.activation, dense(self.hidden_dense, inputs))
-        hidden = _dropout(hidden, self.dropout_rate, seeds)
-        return reshape(dense(self.output_dense, hidden), ops.shape(inputs))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "hidden_dim": self.hidden_dim,
-            "activation": keras.activations.serialize(self.activation),
-            "dropout_rate": self.dropout_rate,
-        }
-
-
-class _DrawnSeed(keras.random.SeedGenerator):
-    """A seed drawn before a rematerialized call, the same when it is recomputed.
-
-    A generator would move on between the two passes, and JAX would leak a
-    tracer into its state.
-    """
-
-    _initial_seed = 0  # Read by PyTorch's dropout; it only must not be None.
-
-    def __init__(self, value):  # No state, hence no `super().__init__()`.
-        self._value = value
-
-    def next(self, ordered=True):
-        return self._value
+from keras_vivit.dropout import DrawnSeed, drop_path, dropout, seed_generator
+from keras_vivit.mlp import MLP, gelu_tanh
+from keras_vivit.normalization import LayerNormalization
+from keras_vivit.types import Activation, Config, DType, Regularizer, Shape, Tensor
 
 
 class _EncoderBlock(keras.layers.Layer):
@@ -172,18 +27,18 @@ class _EncoderBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        mlp_dim,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        drop_path_rate=0.0,
-        activation=gelu_tanh,
-        layer_norm_epsilon=1e-6,
-        remat=False,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+        num_heads: int,
+        mlp_dim: int,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
+        seed: int | None = None,
+        **layer_arguments: Any,
+    ) -> None:
+        super().__init__(**layer_arguments)
         self.num_heads = validation.positive_int("num_heads", num_heads)
         self.mlp_dim = validation.positive_int("mlp_dim", mlp_dim)
         self.dropout_rate = validation.rate("dropout_rate", dropout_rate)
@@ -196,62 +51,102 @@ class _EncoderBlock(keras.layers.Layer):
         self.remat = remat
         self.seed = seed
         self.supports_masking = True
+        self.frozen_when_built: list[str] = []
+        if max(self.dropout_rate, self.attention_dropout_rate, self.drop_path_rate):
+            seed = self.seed_generator = seed_generator(seed)
         for name, axes in self._attentions.items():
             self._add_branch(
-                name, MultiHeadSelfAttention, num_heads, axes, attention_dropout_rate
+                MultiHeadSelfAttention(
+                    num_heads,
+                    axes,
+                    attention_dropout_rate,
+                    seed,
+                    name=name,
+                    dtype=self.dtype_policy,
+                )
             )
-        self._add_branch("mlp", MLP, mlp_dim, self.activation, dropout_rate)
-        if max(self.dropout_rate, self.attention_dropout_rate, self.drop_path_rate):
-            self.seed_generator = keras.random.SeedGenerator(seed)
+        self._add_branch(
+            MLP(
+                mlp_dim,
+                self.activation,
+                dropout_rate,
+                seed,
+                name="mlp",
+                dtype=self.dtype_policy,
+            )
+        )
 
-    def _add_branch(self, name, layer_class, *args):
-        options = {"dtype": self.dtype_policy}
-        norm = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, name=_norm_name(name), **options
+    def _add_branch(self, layer: keras.layers.Layer) -> None:
+        norm = LayerNormalization(
+            epsilon=self.layer_norm_epsilon,
+            name=_norm_name(layer.name),
+            dtype=self.dtype_policy,
         )
         setattr(self, norm.name, norm)
-        setattr(self, name, layer_class(*args, name=name, **options))
+        setattr(self, layer.name, layer)
 
-    def _branches(self):
+    def _branches(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         """Pairs of norm and layer, in the order in which they apply."""
         names = (*self._attentions, "mlp")
         return [(getattr(self, _norm_name(n)), getattr(self, n)) for n in names]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
+        dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
         for norm, layer in self._branches():
             norm.build(input_shape)
             layer.build(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=3, axes={-1: dim})
+        freezing.freeze(self, self.frozen_when_built)
 
-    def call(self, inputs, mask=None, training=None):
-        seeds: Iterable[Any] | None = None
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
+        if mask is not None:
+            inputs = validation.keep_tokens(inputs, mask)
+        seeds: Iterator[Any] | None = None
         if training and hasattr(self, "seed_generator"):
             seeds = itertools.repeat(self.seed_generator)
         repeat = training and self.remat
+        draws: list[DrawnSeed] | None = None
         if seeds and repeat:
             # At most four draws a branch, made before the pass is repeated.
-            draws = itertools.islice(seeds, 4 * len(self._branches()))
-            seeds = [_DrawnSeed(generator.next()) for generator in draws]
-        options = {"mask": mask, "seeds": seeds, "training": training}
-        forward = functools.partial(self._forward, **options)
-        forward = functools.partial(in_float32, for_xla_on_cpu(), forward)
-        return (remat(forward) if repeat else forward)(inputs)
+            generators = itertools.islice(seeds, 4 * len(self._branches()))
+            draws = [DrawnSeed(generator.next()) for generator in generators]
 
-    def _forward(self, x, mask, seeds, training):
-        seeds = seeds and iter(seeds)
+        def forward(tokens: Tensor) -> Tensor:
+            again = seeds if draws is None else iter(draws)
+            return self._forward(tokens, mask, training, again)
+
+        run = functools.partial(fast.run_block, forward)
+        return (fast.remat(run) if repeat else run)(inputs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        training: bool | None,
+        seeds: Iterator[Any] | None,
+    ) -> Tensor:
         for norm, layer in self._branches():
-            options = {} if layer is self.mlp else {"mask": mask, "training": training}
-            y = layer_norm(norm, x, training)
-            y = direct(layer)(y, seeds=seeds, **options)
-            y = _dropout(y, self.dropout_rate, seeds)
-            x = x + _drop_path(y, self.drop_path_rate, seeds)
+            options = {} if layer is self.mlp else {"mask": mask}
+            y = fast.call(norm, x, training=training)
+            y = fast.call(layer, y, training=training, seeds=seeds, **options)
+            if y.dtype != x.dtype:  # A branch has a dtype policy of its own.
+                y = ops.cast(y, x.dtype)
+            y = dropout(y, self.dropout_rate, seeds)
+            x = x + drop_path(y, self.drop_path_rate, seeds)
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
+            **freezing.config_of(self),
             "dtype": policies.serialize(self),
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
@@ -264,8 +159,12 @@ class _EncoderBlock(keras.layers.Layer):
             "seed": self.seed,
         }
 
+    @classmethod
+    def from_config(cls, config: Config) -> "_EncoderBlock":
+        return freezing.from_config(super().from_config, config)
 
-def _norm_name(branch):
+
+def _norm_name(branch: str) -> str:
     return f"{branch.removesuffix('_attention')}_norm"
 
 
@@ -290,6 +189,7 @@ class ViViTEncoderBlock(_EncoderBlock):
         remat: Boolean, gradient checkpointing: what happens inside the block is
             computed again in the backward pass instead of kept in memory.
         seed: Optional integer, for dropout and stochastic depth.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, ..., embed_dim)`.
@@ -315,6 +215,40 @@ class ViViTEncoderBlock(_EncoderBlock):
 
     _attentions: ClassVar = {"attention": ("all",)}
 
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_dim: int,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            num_heads,
+            mlp_dim,
+            dropout_rate=dropout_rate,
+            attention_dropout_rate=attention_dropout_rate,
+            drop_path_rate=drop_path_rate,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            remat=remat,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
+
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class FactorizedSelfAttentionBlock(_EncoderBlock):
@@ -322,7 +256,8 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
 
     Args:
         attention_order: `"space_time"` as in the paper, or `"time_space"`.
-        **kwargs: As for `ViViTEncoderBlock`.
+
+    All other arguments are those of `ViViTEncoderBlock`.
 
     Call arguments:
         inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time.
@@ -351,18 +286,50 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
         "time_attention": ("time",),
     }
 
-    def __init__(self, *args, attention_order="space_time", **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_dim: int,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
+        seed: int | None = None,
+        attention_order: str = "space_time",
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            num_heads,
+            mlp_dim,
+            dropout_rate=dropout_rate,
+            attention_dropout_rate=attention_dropout_rate,
+            drop_path_rate=drop_path_rate,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            remat=remat,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
         self.attention_order = validation.choice(
             "attention_order", attention_order, ("space_time", "time_space")
         )
 
-    def _branches(self):
+    def _branches(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         space, time, mlp = super()._branches()
         first = (space, time) if self.attention_order == "space_time" else (time, space)
         return [*first, mlp]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "attention_order": self.attention_order}
 
 
@@ -375,7 +342,8 @@ class FactorizedDotProductBlock(_EncoderBlock):
 
     Args:
         num_heads: Integer, even, number of heads; must divide the size of a token.
-        **kwargs: As for `ViViTEncoderBlock`.
+
+    All other arguments are those of `ViViTEncoderBlock`.
 
     Call arguments:
         inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time.
@@ -400,3 +368,57 @@ class FactorizedDotProductBlock(_EncoderBlock):
     """
 
     _attentions: ClassVar = {"attention": ("time", "space")}
+
+    def __init__(
+        self,
+        num_heads: int,
+        mlp_dim: int,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            num_heads,
+            mlp_dim,
+            dropout_rate=dropout_rate,
+            attention_dropout_rate=attention_dropout_rate,
+            drop_path_rate=drop_path_rate,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            remat=remat,
+            seed=seed,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
+
+
+class Variant(NamedTuple):
+    """What the variants of the paper differ in.
+
+    The other two attend along the axes of a grid, in which a class token has no place.
+    """
+
+    block: type[_EncoderBlock]
+    has_class_token: bool
+
+
+VARIANTS = {
+    "spatio_temporal": Variant(ViViTEncoderBlock, has_class_token=True),
+    "factorized_encoder": Variant(ViViTEncoderBlock, has_class_token=True),
+    "factorized_self_attention": Variant(
+        FactorizedSelfAttentionBlock, has_class_token=False
+    ),
+    "factorized_dot_product": Variant(FactorizedDotProductBlock, has_class_token=False),
+}

@@ -1,10 +1,20 @@
 """ViViT with one head or several."""
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
-from keras_vivit import checkpoints, policies, presets, validation
+from keras_vivit import checkpoints, freezing, policies, presets, validation
 from keras_vivit.backbone import ViViTBackbone
+from keras_vivit.mlp import gelu_tanh
 from keras_vivit.pooling import TokenPooling
+from keras_vivit.types import Activation, Config, DType, Shape, Tensor
+
+# What every backend takes as a name: PyTorch refuses dots, TensorFlow all but ASCII.
+HEAD_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+TAKEN = ("video", "frame_mask", "pooling")  # names of the model's other layers
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -17,10 +27,14 @@ class ViViTClassifier(keras.Model):
     Args:
         video_shape: Tuple `(frames, height, width, channels)`.
         num_classes: Integer; or a dictionary name -> integer, for one head
-            each, whose outputs are a dictionary with the same names.
+            each, whose outputs are a dictionary with the same names. Names are made
+            of ASCII letters, digits, `_` and `-`.
         classifier_activation: Function, or its name in Keras. `None` returns
             logits.
-        **kwargs: All other arguments of `ViViTBackbone`.
+        backbone_name: String, name of the backbone: two classifiers whose backbones
+            meet in one model need two names.
+
+    All other arguments are those of `ViViTBackbone`.
 
     Call arguments:
         inputs: As for `ViViTBackbone`.
@@ -44,24 +58,71 @@ class ViViTClassifier(keras.Model):
 
     def __init__(
         self,
-        video_shape,
-        num_classes,
-        classifier_activation="softmax",
-        dtype=None,
-        name=None,
-        trainable=True,
-        **kwargs,
-    ):
+        video_shape: Shape,
+        num_classes: int | dict[str, int],
+        classifier_activation: Activation = "softmax",
+        tubelet_size: tuple[int, int, int] = (2, 16, 16),
+        strides: tuple[int, int, int] | None = None,
+        padding: str = "valid",
+        variant: str = "spatio_temporal",
+        embed_dim: int = 768,
+        num_layers: int = 12,
+        num_temporal_layers: int = 4,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        pooling: str = "mean",
+        position_kind: str = "learned",
+        attention_order: str = "space_time",
+        rescaling: tuple[Any, Any] | None = None,
+        activation: Activation = gelu_tanh,
+        layer_norm_epsilon: float = 1e-6,
+        masked: bool = False,
+        remat: bool = False,
+        seed: int | None = None,
+        dtype: DType = None,
+        name: str | None = None,
+        trainable: bool = True,
+        backbone_name: str = "backbone",
+    ) -> None:
         # === Layers ===
+        num_classes = _check_classes(num_classes, backbone_name)
         dtype = keras.dtype_policies.get(dtype)
-        backbone = ViViTBackbone(video_shape, dtype=dtype, name="backbone", **kwargs)
-        pooling = TokenPooling(backbone.pooling, name="pooling", dtype=dtype)
-        activation = keras.activations.get(classifier_activation)
+        backbone = ViViTBackbone(
+            video_shape,
+            tubelet_size=tubelet_size,
+            strides=strides,
+            padding=padding,
+            variant=variant,
+            embed_dim=embed_dim,
+            num_layers=num_layers,
+            num_temporal_layers=num_temporal_layers,
+            num_heads=num_heads,
+            mlp_dim=mlp_dim,
+            dropout_rate=dropout_rate,
+            attention_dropout_rate=attention_dropout_rate,
+            drop_path_rate=drop_path_rate,
+            pooling=pooling,
+            position_kind=position_kind,
+            attention_order=attention_order,
+            rescaling=rescaling,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            masked=masked,
+            remat=remat,
+            seed=seed,
+            dtype=dtype,
+            name=backbone_name,
+        )
+        token_pooling = TokenPooling(pooling, name="pooling", dtype=dtype)
+        classifier_activation = keras.activations.get(classifier_activation)
 
         # === Functional model ===
-        x = pooling(backbone(backbone.input))
+        x = token_pooling(backbone(backbone.input))
 
-        def head(classes, dense_name, output_name):
+        def head(classes: int, dense_name: str, output_name: str) -> Tensor:
             logits = keras.layers.Dense(
                 classes,
                 kernel_initializer="zeros",
@@ -69,31 +130,31 @@ class ViViTClassifier(keras.Model):
                 dtype=policies.resolve(dtype, dense_name),
             )(x)
             return keras.layers.Activation(
-                activation, name=output_name, dtype=dtype.variable_dtype
+                classifier_activation, name=output_name, dtype=dtype.variable_dtype
             )(logits)
 
-        if num_classes == {}:
-            raise ValueError("`num_classes` must name one head or more. Received: {}")
         if isinstance(num_classes, dict):
-            outputs = {
-                key: head(_classes(key, n), f"{key}_head", key)
-                for key, n in num_classes.items()
+            outputs: Any = {
+                key: head(n, f"{key}_head", key) for key, n in num_classes.items()
             }
         else:
-            outputs = head(_classes(None, num_classes), "head", "predictions")
-        super().__init__(
-            inputs=backbone.input, outputs=outputs, name=name, trainable=trainable
-        )
+            outputs = head(num_classes, "head", "predictions")
+        super().__init__(inputs=backbone.input, outputs=outputs, name=name)
 
         # === Config ===
+        self.trainable = trainable
         self.dtype_policy = dtype
         self.backbone = backbone
         self.num_classes = num_classes
-        self.classifier_activation = activation
+        self.classifier_activation = classifier_activation
+        self.backbone_name = backbone_name
 
-    def get_config(self):
+    def get_config(self) -> Config:
+        backbone = self.backbone.get_config()
+        backbone.pop(freezing.KEY, None)
         return {
-            **self.backbone.get_config(),
+            **backbone,
+            **freezing.config_of(self),
             "name": self.name,
             "trainable": self.trainable,
             "dtype": policies.serialize(self),
@@ -101,10 +162,19 @@ class ViViTClassifier(keras.Model):
             "classifier_activation": keras.activations.serialize(
                 self.classifier_activation
             ),
+            "backbone_name": self.backbone_name,
         }
 
     @classmethod
-    def from_preset(cls, source, load_weights=True, **overrides):
+    def from_config(
+        cls, config: Config, custom_objects: dict[str, Any] | None = None
+    ) -> "ViViTClassifier":
+        return freezing.from_config(lambda arguments: cls(**arguments), config)
+
+    @classmethod
+    def from_preset(
+        cls, source: Any, load_weights: bool = True, **overrides: Any
+    ) -> "ViViTClassifier":
         """Builds a classifier from a preset, or with the weights of a checkpoint.
 
         What a checkpoint tells (variant, sizes, classes) need not be given. Position
@@ -140,30 +210,52 @@ class ViViTClassifier(keras.Model):
             return checkpoints.load(cls, source, head=True, **overrides)
         return cls(**{**config, **overrides})
 
-    def enable_lora(self, rank):
+    def enable_lora(
+        self,
+        rank: int,
+        alpha: float | None = None,
+        targets: Sequence[str] | None = None,
+    ) -> None:
         """Adds adapters to the backbone, see `ViViTBackbone.enable_lora`.
 
         Only they and the head train.
 
         Args:
             rank: Integer, rank of the adapters.
+            alpha: Optional float; adapters are scaled by `alpha / rank`.
+            targets: Sequence of strings, which layers get an adapter.
 
         Raises:
-            ValueError: If `rank` is not positive, or the model has adapters already.
+            ValueError: If `rank` is not positive, a target is not found, or the model
+                has adapters already.
         """
-        self.backbone.enable_lora(rank)
+        self.backbone.enable_lora(rank, alpha, targets)
 
     @classmethod
-    def presets(cls):
+    def presets(cls) -> dict[str, str]:
         """Returns a dictionary of all presets, name -> one line about it."""
         return ViViTBackbone.presets()
 
 
-def _classes(head, classes):
-    if head is not None and (not isinstance(head, str) or not head or "/" in head):
-        raise ValueError(
-            "`num_classes` must name its heads with strings that hold no '/'. "
-            f"Received: {head!r}"
-        )
-    name = "num_classes" if head is None else f"num_classes[{head!r}]"
-    return validation.positive_int(name, classes)
+def _check_classes(num_classes: Any, backbone_name: str) -> Any:
+    """Checks the number of classes, of each head where there are several."""
+    if not isinstance(num_classes, dict):
+        return validation.positive_int("num_classes", num_classes)
+    if not num_classes:
+        raise ValueError("`num_classes` must name one head or more. Received: {}")
+    taken = {*TAKEN, backbone_name, *(f"{name}_head" for name in num_classes)}
+    for name in num_classes:
+        if not isinstance(name, str) or not re.fullmatch(HEAD_NAME, name):
+            raise ValueError(
+                "`num_classes` must name its heads with ASCII letters, digits, '_' and "
+                f"'-', the first one a letter or a digit. Received: {name!r}"
+            )
+        if name in taken:
+            raise ValueError(
+                "`num_classes` must not name a head like another layer of the model "
+                f"({', '.join(sorted(taken))}). Received: {name!r}"
+            )
+    return {
+        name: validation.positive_int(f"num_classes[{name!r}]", classes)
+        for name, classes in num_classes.items()
+    }

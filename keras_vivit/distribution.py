@@ -16,7 +16,9 @@ LAYOUTS = {
 }
 
 
-def layout_map(device_mesh):
+def layout_map(
+    device_mesh: keras.distribution.DeviceMesh,
+) -> keras.distribution.LayoutMap:
     """Returns where `keras.distribution.ModelParallel` puts the variables of a model.
 
     Heads and the MLPs' hidden layers are divided over the mesh axis `"model"`, whose

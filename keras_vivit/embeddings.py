@@ -6,8 +6,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_vivit import validation
-from keras_vivit.products import product
+from keras_vivit import fast, validation
+from keras_vivit.types import Config, DType, Initializer, Regularizer, Shape, Tensor
 
 AXES = ("frames", "height", "width")
 
@@ -33,6 +33,7 @@ class TubeletEmbedding(keras.layers.Layer):
             saying how much that is), `"same"` pads with zeros on both sides so
             that nothing is dropped.
         kernel_initializer: Initializer of the kernel.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`.
@@ -56,14 +57,24 @@ class TubeletEmbedding(keras.layers.Layer):
 
     def __init__(
         self,
-        embed_dim,
-        tubelet_size,
-        strides=None,
-        padding="valid",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+        embed_dim: int,
+        tubelet_size: tuple[int, int, int],
+        strides: tuple[int, int, int] | None = None,
+        padding: str = "valid",
+        kernel_initializer: Initializer = "lecun_normal",
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
         self.embed_dim = validation.positive_int("embed_dim", embed_dim)
         self.tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
         self.strides = validation.positive_ints(
@@ -73,7 +84,7 @@ class TubeletEmbedding(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 5 or input_shape[-1] is None:
             raise ValueError(
                 "`inputs` must have the shape (batch, frames, height, width, "
@@ -88,23 +99,24 @@ class TubeletEmbedding(keras.layers.Layer):
         self.bias = self.add_weight(
             name="bias", shape=(self.embed_dim,), initializer="zeros"
         )
+        self.input_spec = keras.InputSpec(ndim=5, axes={-1: input_shape[-1]})
 
-    def call(self, inputs, mask=None):
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         inputs = ops.cast(inputs, self.compute_dtype)
         if mask is not None:
-            mask = _per_voxel(mask, inputs)
-            inputs *= ops.cast(mask, inputs.dtype)[..., None]
+            inputs = validation.keep_tokens(inputs, _per_voxel(mask, inputs))
         inputs = self._pad(inputs)
         if self.strides == self.tubelet_size:
             tubelets = self._tubelets(inputs)
             kernel = ops.reshape(self.kernel, (-1, self.embed_dim))
-            tokens = product(tubelets, kernel, ops.convert_to_tensor(self.bias))
+            rows = ops.reshape(tubelets, (-1, tubelets.shape[-1]))
+            tokens = fast.product(rows, kernel, ops.convert_to_tensor(self.bias))
             return ops.reshape(tokens, (-1, *ops.shape(tubelets)[1:-1], self.embed_dim))
         # Not `Conv3D`, which ONNX cannot export from PyTorch.
         tokens = ops.conv(inputs, self.kernel, self.strides, "valid", "channels_last")
         return tokens + self.bias
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         if mask is None:
             return None
         mask = ops.cast(_per_voxel(mask, inputs), "float32")[..., None]
@@ -113,7 +125,7 @@ class TubeletEmbedding(keras.layers.Layer):
         )
         return kept[..., 0] > 0
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         grid = (
             None if n is None else (n + sum(pad) - k) // s + 1
             for n, k, s, pad in zip(
@@ -126,7 +138,7 @@ class TubeletEmbedding(keras.layers.Layer):
         )
         return (input_shape[0], *grid, self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "embed_dim": self.embed_dim,
@@ -136,7 +148,7 @@ class TubeletEmbedding(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 
-    def _check_grid(self, size):
+    def _check_grid(self, size: Shape) -> None:
         if self.padding == "same":
             if None in size:
                 raise ValueError(
@@ -166,7 +178,7 @@ class TubeletEmbedding(keras.layers.Layer):
                 stacklevel=2,
             )
 
-    def _padding(self, size):
+    def _padding(self, size: Shape) -> tuple[tuple[int, int], ...]:
         if self.padding == "valid":
             return ((0, 0),) * 3
         totals = (
@@ -175,13 +187,13 @@ class TubeletEmbedding(keras.layers.Layer):
         )
         return tuple((total // 2, total - total // 2) for total in totals)
 
-    def _pad(self, x):
+    def _pad(self, x: Tensor) -> Tensor:
         pads = self._padding(x.shape[1:4])
         if not any(map(any, pads)):
             return x
         return ops.pad(x, ((0, 0), *pads, (0, 0)))
 
-    def _tubelets(self, x):
+    def _tubelets(self, x: Tensor) -> Tensor:
         _, *size, channels = ops.shape(x)
         p, q, r = self.tubelet_size
         t, h, w = size[0] // p, size[1] // q, size[2] // r
@@ -191,15 +203,18 @@ class TubeletEmbedding(keras.layers.Layer):
         return ops.reshape(x, (-1, t, h, w, p * q * r * channels))
 
 
-def _per_voxel(mask, video):
+def _per_voxel(mask: Tensor, video: Tensor) -> Tensor:
     """Broadcasts a mask `(batch, frames)` or one per voxel to `(b, f, h, w)`."""
     mask = ops.cast(mask, "bool")
-    if len(mask.shape) not in (2, 4):
+    voxels, known = tuple(video.shape[:-1]), tuple(mask.shape)
+    pairs = zip(voxels, known, strict=False)
+    differing = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    if len(known) not in (2, 4) or differing:
         raise ValueError(
             "`mask` must have the shape (batch, frames) or (batch, frames, height, "
-            f"width). Received: shape={tuple(mask.shape)}"
+            f"width) of the video. Received: mask {known}, video {tuple(video.shape)}"
         )
-    if len(mask.shape) == 2:
+    if len(known) == 2:
         mask = mask[:, :, None, None]
     return ops.logical_and(mask, ops.ones_like(video[..., 0], dtype="bool"))
 
@@ -211,6 +226,9 @@ class ClassToken(keras.layers.Layer):
     The layer owns the token and the token's row of the position table, so that
     the table of the other tokens (`PositionalEncoder`) always is a grid. The
     token starts at zero, its position at N(0, 0.02).
+
+    Args:
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, ..., embed_dim)`, a grid or a sequence.
@@ -227,37 +245,50 @@ class ClassToken(keras.layers.Layer):
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 1
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
         self.supports_masking = True
 
-    def build(self, input_shape):
-        validation.rank("inputs", input_shape, 3, "(batch, ..., embed_dim)")
-        self.token = self.add_weight(
-            name="token", shape=(input_shape[-1],), initializer="zeros"
-        )
+    def build(self, input_shape: Shape) -> None:
+        dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        self.token = self.add_weight(name="token", shape=(dim,), initializer="zeros")
         self.position = self.add_weight(
             name="position",
-            shape=(input_shape[-1],),
+            shape=(dim,),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
+        self.input_spec = keras.InputSpec(min_ndim=3, axes={-1: dim})
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         shape = ops.shape(inputs)
         tokens = ops.reshape(inputs, (-1, math.prod(shape[1:-1]), shape[-1]))
         token = ops.broadcast_to(self.token + self.position, (shape[0], 1, shape[-1]))
         return ops.concatenate([ops.cast(token, tokens.dtype), tokens], axis=1)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor | None:
         if mask is None:
             return None
-        mask = ops.reshape(mask, (-1, math.prod(ops.shape(inputs)[1:-1])))
+        mask = validation.mask_of(inputs, mask)
+        mask = ops.reshape(mask, (-1, math.prod(ops.shape(mask)[1:])))
         return ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         grid = input_shape[1:-1]
         tokens = None if None in grid else 1 + math.prod(grid)
         return (input_shape[0], tokens, input_shape[-1])
 
-    def get_config(self):  # Keras' own fails if `dtype` is a policy.
+    def get_config(self) -> Config:  # Keras' own fails if `dtype` is a policy.
         return super().get_config()

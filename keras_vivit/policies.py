@@ -1,10 +1,15 @@
 """Dtype policies of layers within layers: quantization gives some their own."""
 
+from typing import Any
+
+import keras
 from keras.dtype_policies import DTypePolicyMap
 from keras.dtype_policies import serialize as serialize_policy
 
+from keras_vivit.types import DType
 
-def serialize(layer):
+
+def serialize(layer: keras.layers.Layer) -> Any:
     """Returns the config of a layer's dtype policy, and of its quantized sublayers.
 
     Sublayers are made anew from their parent's arguments, so that these have to say
@@ -18,7 +23,7 @@ def serialize(layer):
     return serialize_policy(policy)
 
 
-def resolve(policy, path):
+def resolve(policy: DType, path: str) -> DType:
     """Returns the policy of one layer, where a map may have those of many.
 
     Keras' layers cannot be saved if they are quantized by a map.

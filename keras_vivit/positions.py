@@ -1,10 +1,14 @@
 """Positions on the token grid, and their tables at other sizes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vivit import validation
+from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
 KINDS = ("learned", "factorized", "sincos")
 
@@ -22,6 +26,7 @@ class PositionalEncoder(keras.layers.Layer):
             for a grid `(t, h, w)`. `"sincos"`: fixed sines and cosines, an
             equal share of the channels for each axis, without weights and for
             any size.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, ..., embed_dim)`, usually `(batch, t, h, w,
@@ -42,14 +47,28 @@ class PositionalEncoder(keras.layers.Layer):
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 1
     """
 
-    def __init__(self, kind="learned", **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        kind: str = "learned",
+        name: str | None = None,
+        dtype: DType = None,
+        trainable: bool = True,
+        activity_regularizer: Regularizer = None,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=autocast,
+        )
         self.kind = validation.choice("kind", kind, KINDS)
         self.supports_masking = True
 
-    def build(self, input_shape):
-        validation.rank("inputs", input_shape, 3, "(batch, ..., embed_dim)")
-        _, *grid, dim = input_shape
+    def build(self, input_shape: Shape) -> None:
+        dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        grid = input_shape[1:-1]
         if self.kind == "sincos":
             if dim < 2 * len(grid):
                 raise ValueError(
@@ -72,31 +91,32 @@ class PositionalEncoder(keras.layers.Layer):
                 )
             self.time_table = self._add_table("time_table", (grid[0], dim))
             self.space_table = self._add_table("space_table", (*grid[1:], dim))
+        self.input_spec = keras.InputSpec(shape=(None, *grid, dim))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         if self.kind == "learned":
             return inputs + self.table
         if self.kind == "factorized":
             return inputs + self.time_table[:, None, None] + self.space_table
         return inputs + ops.cast(_sincos(ops.shape(inputs)[1:]), inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "kind": self.kind}
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(self.weights):
             table = np.asarray(store[str(i)])
             variable.assign(resize_position_table(table, variable.shape[:-1]))
 
-    def _add_table(self, name, shape):
+    def _add_table(self, name: str, shape: Shape) -> keras.Variable:
         initializer = keras.initializers.RandomNormal(stddev=0.02)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
 
-def _sincos(shape):
+def _sincos(shape: Shape) -> Tensor:
     *grid, dim = shape
     frequencies = dim // (2 * len(grid))
     omega = 1e4 ** -(ops.arange(frequencies, dtype="float32") / frequencies)
@@ -115,7 +135,7 @@ def _sincos(shape):
     )
 
 
-def resize_position_table(table, grid):
+def resize_position_table(table: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     """Resamples a position table to another grid, linearly along each axis.
 
     Cell centres are aligned and edges held, as in `align_corners=False` of
@@ -147,7 +167,7 @@ def resize_position_table(table, grid):
     return resized.astype(table.dtype)
 
 
-def _interpolation(old, new):
+def _interpolation(old: int, new: int) -> np.ndarray:
     """The matrix `(new, old)` of linear interpolation between cell centres."""
     centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     return np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(old)))

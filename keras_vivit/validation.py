@@ -1,9 +1,15 @@
 """Checks of arguments: every error names the argument, the rule and the value."""
 
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
+
+from keras import ops
+
+from keras_vivit.types import Shape, Tensor
 
 
-def positive_int(name, value):
+def positive_int(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
@@ -11,7 +17,7 @@ def positive_int(name, value):
     return int(value)
 
 
-def positive_ints(name, value, axes):
+def positive_ints(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
     """Returns `value` as a tuple with one positive integer per name in `axes`."""
     if (
         not isinstance(value, list | tuple)
@@ -26,13 +32,13 @@ def positive_ints(name, value, axes):
     return tuple(int(v) for v in value)
 
 
-def rate(name, value):
+def rate(name: str, value: Any) -> float:
     if not _is_number(value) or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value!r}")
     return float(value)
 
 
-def between(name, value, low, high):
+def between(name: str, value: Any, low: float, high: float) -> float:
     if not _is_number(value) or not low <= float(value) <= high:
         raise ValueError(
             f"`{name}` must lie in [{low}, {high}]. Received: {name}={value!r}"
@@ -40,11 +46,11 @@ def between(name, value, low, high):
     return float(value)
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def choice(name, value, options):
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, options))}. "
@@ -53,10 +59,32 @@ def choice(name, value, options):
     return value
 
 
-def rank(name, shape, minimum, axes):
-    """Checks that `shape` has `minimum` axes or more, the last one known."""
-    if len(shape) < minimum or shape[-1] is None:
+def features(name: str, shape: Shape, minimum_rank: int, axes: str) -> int:
+    """Returns the last axis of a shape, which must be known, behind enough others."""
+    if len(shape) < minimum_rank or shape[-1] is None:
         raise ValueError(
             f"`{name}` must have the shape {axes}, its last axis known. "
             f"Received: shape={tuple(shape)}"
         )
+    return shape[-1]
+
+
+def mask_of(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Checks that a mask has one value for each token, and returns it as booleans."""
+    expected, received = tuple(tokens.shape[:-1]), tuple(mask.shape)
+    same = len(expected) == len(received) and all(
+        None in pair or pair[0] == pair[1]
+        for pair in zip(expected, received, strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"`mask` must have one value for each token, the shape {expected}. "
+            f"Received: shape={received}"
+        )
+    return ops.cast(mask, "bool")
+
+
+def keep_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Zeroes masked tokens; a product with 0 would let NaN and infinity through."""
+    zero = ops.zeros((), tokens.dtype)
+    return ops.where(mask_of(tokens, mask)[..., None], tokens, zero)

@@ -1,7 +1,8 @@
-"""Random inputs and weights, and outputs as NumPy arrays."""
+"""Random inputs and weights, outputs as NumPy arrays, and a mark for backends."""
 
 import keras
 import numpy as np
+import pytest
 
 import keras_vivit
 
@@ -16,10 +17,18 @@ SMALL = {
 }
 
 
+def only(*backends):
+    """Marks what these backends alone do."""
+    return pytest.mark.skipif(
+        keras.config.backend() not in backends,
+        reason=f"a matter of {' and '.join(backends)}",
+    )
+
+
 def small_classifier(variant="spatio_temporal", **arguments):
     """A classifier with three classes and random weights."""
-    arguments = {**SMALL, "variant": variant, **arguments}
-    model = keras_vivit.ViViTClassifier(SMALL_VIDEO, 3, **arguments)
+    sizes = {"video_shape": SMALL_VIDEO, "num_classes": 3, **SMALL}
+    model = keras_vivit.ViViTClassifier(**{**sizes, "variant": variant, **arguments})
     randomize(model)
     return model
 

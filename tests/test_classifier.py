@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import SMALL_VIDEO, flat, normal, randomize, small_classifier
 
 import keras_vivit as kv
 
@@ -81,3 +81,42 @@ def test_baseline_preset_is_the_notebooks_configuration():
     )
     assert block.layer_norm_epsilon == 1e-6
     assert model.backbone.output_shape == (None, 3, 3, 3, 128)
+
+
+# === Names of heads ===
+
+
+@pytest.mark.parametrize("name", ["v1.0", "left kidney", "größe", "_a", "", "a/b", 1])
+def test_names_of_heads_are_those_that_every_backend_takes(name):
+    with pytest.raises(ValueError, match="must name its heads with ASCII letters"):
+        small_classifier(num_classes={name: 2})
+
+
+@pytest.mark.parametrize(
+    "names", [("video",), ("pooling",), ("backbone",), ("frame_mask",), ("a", "a_head")]
+)
+def test_names_of_heads_differ_from_other_layers(names):
+    with pytest.raises(ValueError, match="must not name a head like another layer"):
+        small_classifier(num_classes=dict.fromkeys(names, 2))
+
+
+def test_heads_may_be_called_like_this(tmp_path):
+    names = ("verb", "left-kidney", "b2", "3d", "A_1")
+    model = small_classifier(num_classes=dict.fromkeys(names, 2))
+    outputs = model(normal(2, *SMALL_VIDEO))
+    assert set(outputs) == set(names)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert set(again(normal(2, *SMALL_VIDEO))) == set(names)
+
+
+def test_two_backbones_meet_in_one_model(tmp_path):
+    first, second = small_classifier(), small_classifier(backbone_name="other")
+    x = normal(2, *SMALL_VIDEO)
+    video = keras.Input(SMALL_VIDEO)
+    vectors = [kv.TokenPooling()(m.backbone(video)) for m in (first, second)]
+    model = keras.Model(video, keras.layers.Add()(vectors))
+    expected = flat(model(x))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(flat(again(x)), expected, atol=1e-6)

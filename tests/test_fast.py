@@ -1,45 +1,76 @@
-"""Fast paths give what the plain ones do."""
+"""Fast paths give what the plain forms do, and fall back to them."""
 
 import math
+import sys
 
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import flat, normal, only, randomize, small_classifier
 from keras import ops
 
 import keras_vivit as kv
-from keras_vivit import fast
+from keras_vivit import attention, config, fast
+from keras_vivit.backbone import VARIANTS
 
-needs_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a fast path of TensorFlow"
+BACKEND = keras.backend.backend()
+
+
+def plainly(function, *args):
+    """Calls a function with the fast paths off."""
+    config.disable_fast_paths()
+    try:
+        return function(*args)
+    finally:
+        config.enable_fast_paths()
+
+
+def test_switch_is_off_and_on():
+    assert config.is_fast_paths_enabled()
+    assert not plainly(config.is_fast_paths_enabled)
+    assert config.is_fast_paths_enabled()
+
+
+@pytest.mark.parametrize(
+    "module", [f"keras_vivit.fast.{BACKEND}", "keras_vivit.fast.xla"]
 )
+def test_model_works_without_a_file(module, monkeypatch):
+    model, x = small_classifier(), normal(2, 4, 16, 16, 1)
+    expected = flat(model(x))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, None)  # as if it had been deleted
+        if module.endswith("xla"):
+            patch.delitem(sys.modules, f"keras_vivit.fast.{BACKEND}", raising=False)
+            patch.delattr(fast, "xla", raising=False)
+        fast._module.cache_clear()
+        found = flat(model(x))
+        used = fast._module(BACKEND)
+    fast._module.cache_clear()
+    assert (used is None) == (BACKEND != "torch" or not module.endswith("xla"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@needs_tensorflow
-def test_compiled_gradients_are_behind_barriers():
-    import tensorflow as tf
+def step(variant, dtype, **arguments):
+    """Weights after one step."""
+    keras.utils.set_random_seed(0)
+    model = small_classifier(variant, dtype=dtype, **arguments)
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.train_on_batch(normal(4, 4, 16, 16, 1), np.arange(4) % 3)
+    return [*flat(model.trainable_variables), *flat(model(normal(4, 4, 16, 16, 1)))]
 
-    block = kv.ViViTEncoderBlock(2, 32, activation="gelu")
-    x = tf.constant(normal(2, 40, 16))
-    block.build(x.shape)
-    randomize(block)
 
-    def gradients(x):
-        tensors = [x, *(weight.value for weight in block.trainable_weights)]
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                loss = ops.sum(block(x, training=True) ** 2)
-            first = inner.gradient(loss, tensors)
-        return first, outer.gradient(first[0], x)
-
-    plain, compiled = (tf.function(gradients, jit_compile=c) for c in (False, True))
-    hlo = compiled.experimental_get_compiler_ir(x)(stage="hlo")
-    assert hlo.count("opt-barrier(") >= 14  # six weights, four sums of two norms
-    for found, expected in zip(flat(compiled(x)), flat(plain(x)), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)]
+)
+def test_steps_are_the_same_both_ways(variant, dtype, tolerance):
+    arguments = {"activation": "gelu", "remat": variant == "spatio_temporal"}
+    ways = (
+        step(variant, dtype, **arguments),
+        plainly(lambda: step(variant, dtype, **arguments)),
+    )
+    for found, expected in zip(*ways, strict=True):
+        np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 def test_exact_gelu():
@@ -49,21 +80,152 @@ def test_exact_gelu():
     np.testing.assert_allclose(flat(outputs)[0], expected, atol=1e-6)
 
 
+# === Layer normalization ===
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_layer_norm_is_that_of_keras(dtype, training):
-    layer = keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype)
-    x = ops.cast(3 + normal(2, 5, 24), layer.compute_dtype)
-    layer.build(x.shape)
-    layer.gamma.assign(normal(24))
-    layer.beta.assign(normal(24, seed=1))
-    outputs = fast.layer_norm(layer, x, training)
-    assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
+    from keras_vivit.normalization import LayerNormalization
+
+    ours = LayerNormalization(epsilon=1e-6, dtype=dtype)
+    theirs = keras.layers.LayerNormalization(epsilon=1e-6, dtype=dtype)
+    x = ops.cast(3 + normal(2, 5, 24), ours.compute_dtype)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.gamma.assign(normal(24))
+        layer.beta.assign(normal(24, seed=1))
+    outputs = ours(x, training=training)
+    assert keras.backend.standardize_dtype(outputs.dtype) == ours.compute_dtype
     tolerance = 1e-5 if dtype == "float32" else 0.05
-    np.testing.assert_allclose(flat(outputs)[0], flat(layer(x))[0], atol=tolerance)
+    np.testing.assert_allclose(flat(outputs)[0], flat(theirs(x))[0], atol=tolerance)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="what XLA compiles")
+# === Attention ===
+
+
+@only("torch")
+@pytest.mark.parametrize("tokens", [7, 129])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)]
+)
+def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
+    arrays = [normal(2, tokens, 3, 8, seed=seed) for seed in range(3)]
+    tensors = [ops.convert_to_tensor(x, dtype).requires_grad_() for x in arrays]
+    results = []
+    for attend in (attention.dot_product_attention, ops.dot_product_attention):
+        outputs = attend(*tensors)
+        assert keras.backend.standardize_dtype(outputs.dtype) == dtype
+        (outputs**2).sum().backward()
+        results.append([outputs, *(x.grad.clone() for x in tensors)])
+        for x in tensors:
+            x.grad = None
+    for found, plain in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=tolerance)
+
+
+@only("torch")
+def test_other_devices_get_contiguous_tensors(monkeypatch):
+    import torch
+
+    ours = fast._module(BACKEND)
+
+    contiguous = []
+    monkeypatch.setattr(ours, "STRIDED", ())
+    monkeypatch.setattr(ours, "SHORT", 0)
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *tensors, **_: (
+            contiguous.extend(map(torch.Tensor.is_contiguous, tensors)) or tensors[0]
+        ),
+    )
+    attention.dot_product_attention(*(torch.ones(1, 7, 3, 8) for _ in range(3)))
+    assert contiguous == [True] * 3
+
+
+@only("jax")
+def test_a_token_more_changes_nothing(monkeypatch):
+    """cuDNN's attention cannot be run here; what surrounds the call can."""
+    import jax
+
+    ours = fast._module(BACKEND)
+
+    attend, lengths = jax.nn.dot_product_attention, []
+
+    def without_gpu(query, *rest, implementation, **options):
+        assert implementation == "cudnn"
+        lengths.append(query.shape[1])
+        return attend(query, *rest, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", without_gpu)
+    monkeypatch.setattr(ours.xla, "on_cpu", lambda: False)
+    monkeypatch.setattr(ours, "_is_for_cudnn", lambda query: True)
+    tensors = [normal(2, 7, 3, 8, seed=seed) for seed in range(3)]
+    results = []
+    for compute in (attention.dot_product_attention, attend):
+        loss = lambda *tensors: ops.sum(compute(*tensors) ** 2)  # noqa: B023, E731
+        results.append([compute(*tensors), *jax.grad(loss, (0, 1, 2))(*tensors)])
+    assert set(lengths) == {8}
+    for found, plain in zip(*map(flat, results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+@only("jax")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("piece", [4 * 30 * 30, 4 * 30 * 7])
+def test_attention_in_pieces_is_that_of_the_whole(masked, piece, monkeypatch):
+    import jax
+
+    ours = fast._module(BACKEND)
+
+    tensors = [normal(2, 30, 4, 8, seed=seed) for seed in range(3)]
+    mask = (normal(2, 1, 1, 30) > 0) if masked else None
+
+    def loss(*tensors):
+        return ops.sum(attention.dot_product_attention(*tensors, mask) ** 2)
+
+    expected = jax.value_and_grad(loss, (0, 1, 2))(*tensors)
+    calls, divide = [], ours.ops.map
+    monkeypatch.setattr(ours, "PIECE", piece)
+    monkeypatch.setattr(ours.ops, "map", lambda *args: calls.append(1) or divide(*args))
+    found = jax.value_and_grad(loss, (0, 1, 2))(*tensors)
+    assert calls
+    for a, b in zip(flat(found), flat(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@only("tensorflow")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_long_attention_is_the_derived_one(masked, dtype, monkeypatch):
+    import tensorflow as tf
+
+    ours = fast._module(BACKEND)
+
+    calls, attend = [], ours._attend_with_gradient
+    monkeypatch.setattr(
+        ours, "_attend_with_gradient", lambda *args: calls.append(1) or attend(*args)
+    )
+    tensors = [tf.constant(normal(2, 40, 3, 4, seed=i), dtype) for i in range(3)]
+    mask = normal(2, 1, 1, 40) > 0
+    mask[1] = False  # nothing to attend to
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = attention.dot_product_attention(
+                *tensors, mask if masked else None, training
+            )
+            loss = ops.sum(outputs**2)
+        results.append([outputs, *tape.gradient(loss, tensors)])
+    assert calls == [1]
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for plain, found in zip(*(map(np.asarray, r) for r in results), strict=True):
+        np.testing.assert_allclose(found, plain, atol=tolerance)
+
+
+@only("jax", "tensorflow")
 def test_half_precision_is_rounded_once_on_cpus():
     x = ops.cast(normal(2, 5, 16), "bfloat16")
     half, plain = (
@@ -74,9 +236,135 @@ def test_half_precision_is_rounded_once_on_cpus():
         randomize(block)
         for weight in block.weights:
             weight.assign(ops.cast(weight, "bfloat16"))
-    if keras.backend.backend() == "tensorflow":
+    if BACKEND == "tensorflow":
         import tensorflow as tf
 
         half, plain = (tf.function(block, jit_compile=True) for block in (half, plain))
     found, expected = half(x), plain(ops.cast(x, "float32"))
     np.testing.assert_array_equal(*flat([found, ops.cast(expected, "bfloat16")]))
+
+
+# === Products ===
+
+
+@only("torch")
+@pytest.mark.parametrize("rows", [256, 250, 16])
+@pytest.mark.parametrize("large", [0, 2**20])
+def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
+    import torch
+
+    ours = fast._module(BACKEND)
+
+    arrays = normal(rows, 24), normal(24, 40), normal(40)
+    results, calls, compute = [], [], ours._onednn
+    monkeypatch.setattr(ours, "LARGE", large)
+    monkeypatch.setattr(
+        ours, "_onednn", lambda *args: calls.append(1) or compute(*args)
+    )
+    for is_amd in ([], [True]):
+        monkeypatch.setattr(ours, "_is_amd_with_avx512", is_amd.copy)
+        tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+        outputs = fast.product(*tensors)
+        (outputs**2).sum().backward()
+        with torch.no_grad():
+            predicted = fast.product(*tensors)
+        results.append([outputs.detach(), predicted, *(x.grad for x in tensors)])
+    assert len(calls) == 2 * (rows > 16)
+    for plain, found in zip(*results, strict=True):
+        np.testing.assert_allclose(plain, found, rtol=1e-4, atol=1e-4)
+
+
+@only("torch")
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f avx512_bf16", True),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2", False),
+        ("vendor_id : GenuineIntel\nflags : fpu avx2 avx512f", False),
+        (None, False),
+    ],
+)
+def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
+    ours = fast._module(BACKEND)
+
+    path = tmp_path / "cpuinfo"
+    if cpu:
+        path.write_text(cpu)
+    monkeypatch.setattr(ours, "CPU", path)
+    assert ours._is_amd_with_avx512.__wrapped__() == expected
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+@pytest.mark.parametrize("quantized", [(), ("query",), ("value",)])
+def test_projections_are_those_of_each_layer(quantized):
+    layer = attention.MultiHeadSelfAttention(num_heads=2)
+    layer.build((None, 5, 8))
+    layers = {name: getattr(layer, f"{name}_dense") for name in ("query", "value")}
+    for name in quantized:
+        layers[name].quantize("int8")
+    rows = ops.convert_to_tensor(normal(10, 8))
+    found = flat(fast.projections([*layers.values()], rows))
+    expected = flat([each(rows) for each in layers.values()])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+# === Upstream names that are not public ===
+
+
+def missing(*args, **kwargs):
+    raise AttributeError("missing")
+
+
+def changed(new_argument, *, another):
+    raise AssertionError("unreachable")
+
+
+@only("torch")
+@pytest.mark.parametrize(
+    "name", ["mkldnn._linear_pointwise", "aten.convolution_backward"]
+)
+@pytest.mark.parametrize("replacement", [missing, changed])
+def test_torch_without_an_operator(name, replacement, monkeypatch):
+    import torch
+
+    ours = fast._module(BACKEND)
+
+    monkeypatch.setattr(ours, "_is_amd_with_avx512", lambda: True)
+    arrays = normal(256, 24), normal(24, 40), normal(40)
+    expected = [arrays[0] @ arrays[1] + arrays[2]]
+    upstream = 2 * expected[0]
+    expected += [upstream @ arrays[1].T, arrays[0].T @ upstream, upstream.sum(0)]
+    namespace, operator = name.split(".")
+    monkeypatch.setattr(getattr(torch.ops, namespace), operator, replacement)
+    tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+    outputs = fast.product(*tensors)
+    (outputs**2).sum().backward()
+    found = [outputs, *(x.grad for x in tensors)]
+    for a, b in zip(flat(found), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@only("tensorflow")
+@pytest.mark.parametrize("name", ["IS_FOR_XLA", "BARRIER"])
+@pytest.mark.parametrize(
+    "path", ["no.such.module", "tensorflow.no_such_name", f"{__name__}.changed"]
+)
+def test_tensorflow_without_a_function(name, path, monkeypatch):
+    import tensorflow as tf
+
+    ours = fast._module(BACKEND)
+
+    block, x = kv.ViViTEncoderBlock(2, 32), normal(2, 5, 16)
+    expected = flat(block(x))
+    monkeypatch.setattr(ours, name, path)
+
+    @tf.function(jit_compile=True)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = block(x, training=True)
+        return outputs, tape.gradient(outputs, x)
+
+    outputs, found = gradient(tf.constant(x))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(flat(outputs), expected, atol=1e-5)

@@ -1,0 +1,136 @@
+"""What layers compute with: the plain form, and a backend's faster form of it.
+
+Every function here is complete, and right on each backend. `fast/BACKEND.py` may have
+a function of the same name: it gets the plain form, then the same arguments, and calls
+the plain form where it knows nothing faster. Without that file, and with
+`keras_vivit.config.disable_fast_paths()`, the plain forms are all that runs.
+docs/performance.md says what each of the faster forms brings.
+"""
+
+import functools
+import importlib
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import keras
+from keras import ops
+
+from keras_vivit import config
+from keras_vivit.types import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def accelerated(plain: Function) -> Function:
+    """Decorates a plain function: the backend's function of that name goes first."""
+
+    @functools.wraps(plain)
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        if config.is_fast_paths_enabled():
+            own = getattr(_module(keras.backend.backend()), plain.__name__, None)
+            if own is not None:
+                return own(plain, *args, **kwargs)
+        return plain(*args, **kwargs)
+
+    return compute  # type: ignore[return-value]
+
+
+@functools.cache
+def _module(backend: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"keras_vivit.fast.{backend}")
+    except ImportError:
+        return None
+
+
+@accelerated
+def call(layer: keras.layers.Layer, inputs: Tensor, **options: Any) -> Tensor:
+    """Calls a sublayer on a tensor that its parent has prepared."""
+    return layer(inputs, **options)
+
+
+@accelerated
+def run_layers(
+    model: keras.Model,
+    block_class: type[keras.layers.Layer],
+    functional_call: Callable[..., Tensor],
+    inputs: Tensor,
+    training: bool | None,
+) -> Tensor:
+    """Runs a functional model whose layers form a chain, most of them blocks."""
+    return functional_call(inputs, training=training)
+
+
+@accelerated
+def run_block(forward: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """Runs the branches of a block."""
+    return forward(tokens)
+
+
+@accelerated
+def remat(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Has the backward pass compute a function again, instead of keeping its values.
+
+    The result of `function` has the shape and dtype of its argument.
+    """
+    return keras.remat(function)
+
+
+@accelerated
+def reshape(x: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    return ops.reshape(x, shape)
+
+
+@accelerated
+def product(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Returns `rows @ kernel + bias`."""
+    return ops.add(ops.matmul(rows, kernel), bias)
+
+
+@accelerated
+def dense(layer: keras.layers.Layer, rows: Tensor) -> Tensor:
+    """Calls a `Dense` on `(n, d)`, or an `EinsumDense` that splits or joins heads."""
+    return layer(rows)
+
+
+@accelerated
+def projections(layers: list[keras.layers.Layer], rows: Tensor) -> list[Tensor]:
+    """Calls `EinsumDense` layers of one shape on the same rows."""
+    return [dense(layer, rows) for layer in layers]
+
+
+@accelerated
+def activate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return activation(x)
+
+
+@accelerated
+def layer_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, training: bool | None
+) -> Tensor:
+    """Normalizes the last axis, in float32 or more."""
+    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    x = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(variance + epsilon) * gamma + beta
+
+
+# === What the backends' files share ===
+
+
+def computes_alone(layer: keras.layers.Layer, dtype: str) -> bool:
+    """Whether `layer(x)` of an `x` of this dtype does no more than `layer.call(x)`."""
+    return (
+        layer.compute_dtype == dtype
+        and layer.quantization_mode is None
+        and layer.activity_regularizer is None
+        and keras.distribution.distribution() is None
+    )
+
+
+def matrix_and_vector(layer: keras.layers.Layer) -> tuple[Tensor, Tensor]:
+    """Returns kernel and bias as they multiply rows and are added to them."""
+    kernel, bias = (getattr(w, "value", w) for w in (layer.kernel, layer.bias))
+    return reshape(kernel, (-1, math.prod(bias.shape))), reshape(bias, (-1,))

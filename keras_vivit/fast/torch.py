@@ -1,0 +1,240 @@
+"""PyTorch: fewer of Keras' wrappers, oneDNN's products, and its fused attention."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import torch
+from keras import ops
+
+from keras_vivit import fast
+from keras_vivit.types import Tensor
+
+CPU = "/proc/cpuinfo"
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+SHORT = 128  # tokens: up to here, products are faster than the kernel for CPUs
+SMALL = 32  # features of a head: half precision is slower than float32 on CPUs
+LARGE = 2**20  # weights of a kernel that a convolution multiplies faster
+IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
+STRIDED = ("cpu", "cuda")
+
+
+def _computes_alone(layer: keras.layers.Layer, inputs: Tensor) -> bool:
+    """Whether nothing would be lost if `layer.call` were called directly."""
+    hooked = any(getattr(layer, hooks, None) for hooks in HOOKS)
+    rematerialized = getattr(layer, "_remat_mode", None)  # of a `keras.RematScope`
+    if hooked or rematerialized:
+        return False
+    return fast.computes_alone(layer, keras.backend.standardize_dtype(inputs.dtype))
+
+
+def call(
+    plain: Callable[..., Tensor],
+    layer: keras.layers.Layer,
+    inputs: Tensor,
+    **options: Any,
+) -> Tensor:
+    """Leaves out `Layer.__call__`: scopes and masks are settled by the parent's."""
+    if not _computes_alone(layer, inputs):
+        return plain(layer, inputs, **options)
+    return layer.call(inputs, **options)
+
+
+def run_layers(
+    plain: Callable[..., Tensor],
+    model: keras.Model,
+    block_class: type[keras.layers.Layer],
+    functional_call: Callable[..., Tensor],
+    inputs: Tensor,
+    training: bool | None,
+) -> Tensor:
+    """Leaves out Keras' graph: PyTorch would go through it in every step."""
+    if len(getattr(inputs, "shape", ())) != len(model.input.shape):
+        return plain(model, block_class, functional_call, inputs, training)
+    x = ops.convert_to_tensor(inputs, model.input.dtype)
+    for layer in model.layers[1:]:
+        if isinstance(layer, block_class):
+            x = fast.call(layer, x, training=training)
+        else:
+            x = layer(x)
+    return x
+
+
+def reshape(plain: Callable[..., Tensor], x: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    """Keras' searches the shape for symbolic tensors first."""
+    return x.reshape(shape) if isinstance(x, torch.Tensor) else plain(x, shape)
+
+
+def layer_norm(
+    plain: Callable[..., Tensor],
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    training: bool | None,
+) -> Tensor:
+    """Calls PyTorch's kernel, without what Keras does before it."""
+    gamma, beta = (getattr(w, "value", w) for w in (gamma, beta))
+    if any(tensor.dtype != torch.float32 for tensor in (x, gamma, beta)):
+        return plain(x, gamma, beta, epsilon, training)
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
+
+
+# === Attention ===
+
+
+def dot_product_attention(
+    plain: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    training: bool | None = None,
+) -> Tensor:
+    """Calls PyTorch's kernel where it is faster than products.
+
+    The kernels for CPUs and CUDA take strided tensors, without the copies that Keras
+    makes; Apple's compute something else then (pytorch/pytorch#181133).
+    """
+    device = query.device.type
+    if device == "cpu" and query.shape[1] <= SHORT:
+        return plain(query, key, value, mask, training)
+    if mask is not None or device not in STRIDED:
+        return ops.dot_product_attention(query, key, value, mask=mask)
+    tensors = [x.transpose(1, 2) for x in (query, key, value)]
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    if half and device == "cpu" and value.shape[-1] <= SMALL:
+        tensors = [x.float() for x in tensors]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(*tensors).transpose(1, 2).to(value.dtype)
+
+
+# === Products of matrices ===
+
+
+def dense(
+    plain: Callable[..., Tensor], layer: keras.layers.Layer, rows: Tensor
+) -> Tensor:
+    """Multiplies matrices: einsums become batches of one, with a bias added later."""
+    if not _computes_alone(layer, rows):
+        return plain(layer, rows)
+    kernel, bias = fast.matrix_and_vector(layer)
+    outputs = fast.product(rows.reshape(-1, kernel.shape[0]), kernel, bias)
+    return outputs.reshape(-1, *layer.bias.shape)
+
+
+def projections(
+    plain: Callable[..., list[Tensor]], layers: list[keras.layers.Layer], rows: Tensor
+) -> list[Tensor]:
+    """Multiplies by all kernels at once."""
+    if not all(_computes_alone(layer, rows) for layer in layers):
+        return plain(layers, rows)
+    kernels, biases = zip(*map(fast.matrix_and_vector, layers), strict=True)
+    outputs = fast.product(rows, torch.cat(kernels, 1), torch.cat(biases))
+    return outputs.reshape(-1, len(layers), *layers[0].bias.shape).unbind(1)
+
+
+def product(
+    plain: Callable[..., Tensor], rows: Tensor, kernel: Tensor, bias: Tensor
+) -> Tensor:
+    """Multiplies by oneDNN on CPUs whose AVX-512 MKL, PyTorch's default, leaves out."""
+    # A recomputation is outside of the scope that casts variables.
+    kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
+    number = len(rows)
+    if number < 15 * IMAGES or not _is_for_onednn(rows):
+        return bias.addmm(rows, kernel)
+    if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
+    multiply = _OneDNN.apply if torch.is_grad_enabled() else _onednn
+    outputs = multiply(rows, kernel, bias)
+    return outputs[:number] if missing else outputs
+
+
+def _is_for_onednn(rows: Tensor) -> bool:
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return False
+    if not _is_amd_with_avx512():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # Exported files run elsewhere.
+    try:
+        rows.data_ptr()  # The tensors of `torch.func` have no memory of their own.
+    except RuntimeError:
+        return False
+    return True
+
+
+@functools.cache
+def _is_amd_with_avx512() -> bool:
+    try:
+        with open(CPU) as file:
+            cpu = file.read(4096)
+    except OSError:  # not Linux
+        return False
+    return "AuthenticAMD" in cpu and "avx512f" in cpu
+
+
+def _onednn(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Returns `rows @ kernel + bias`.
+
+    PyTorch's way to oneDNN's products is not public. A convolution of single pixels is
+    another way, and faster for large kernels.
+    """
+    if kernel.numel() < LARGE:
+        try:
+            linear = torch.ops.mkldnn._linear_pointwise
+            return linear(rows, kernel.T, bias, "none", [], "")
+        except (AttributeError, RuntimeError, TypeError):
+            pass
+    # Transposed convolutions take the kernel as it is.
+    return _rows(torch.conv_transpose2d(_pixels(rows), _pixel_kernel(kernel), bias))
+
+
+class _OneDNN(torch.autograd.Function):
+    """`_onednn`, without PyTorch's own gradient of it, which is slower."""
+
+    @staticmethod
+    def forward(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        return _onednn(rows, kernel, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, kernel = ctx.saved_tensors
+        tensors = _pixels(upstream), _pixels(rows), _pixel_kernel(kernel)
+        geometry = [1, 1], [0, 0], [1, 1], True, [0, 0], 1
+        try:
+            backward = torch.ops.aten.convolution_backward
+            inputs, weights, _ = backward(
+                *tensors, None, *geometry, [True, True, False]
+            )
+        except (AttributeError, RuntimeError, TypeError):
+            return upstream @ kernel.T, rows.T @ upstream, upstream.sum(0)
+        return _rows(inputs), weights.reshape(kernel.shape), upstream.sum(0)
+
+    @staticmethod
+    def jvp(ctx: Any, rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        primal_rows, primal_kernel = ctx.saved_tensors
+        return rows @ primal_kernel + primal_rows @ kernel + bias
+
+
+def _pixels(rows: Tensor) -> Tensor:
+    return rows.reshape(IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _rows(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 2, 3, 1).reshape(-1, pixels.shape[1])
+
+
+def _pixel_kernel(kernel: Tensor) -> Tensor:
+    return kernel.reshape(*kernel.shape, 1, 1)

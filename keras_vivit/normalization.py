@@ -1,0 +1,20 @@
+"""Layer normalization over the features of a token."""
+
+import keras
+
+from keras_vivit import fast
+from keras_vivit.types import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` whose second derivatives are right.
+
+    Keras 3.15's are wrong on TensorFlow. The class has Keras' name since the paths in
+    weight files are made of class names. It normalizes the last axis only.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        outputs = fast.layer_norm(inputs, self.gamma, self.beta, self.epsilon, training)
+        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype)
+        return keras.ops.cast(outputs, dtype)
