@@ -1,7 +1,8 @@
-"""Random inputs and weights, and outputs as NumPy arrays."""
+"""Random inputs and weights, outputs as NumPy arrays, and a mark for backends."""
 
 import keras
 import numpy as np
+import pytest
 
 import keras_vivit
 
@@ -14,6 +15,14 @@ SMALL = {
     "num_heads": 2,
     "mlp_dim": 64,
 }
+
+
+def only(*backends):
+    """Marks what these backends alone do."""
+    return pytest.mark.skipif(
+        keras.config.backend() not in backends,
+        reason=f"a matter of {' and '.join(backends)}",
+    )
 
 
 def small_classifier(variant="spatio_temporal", **arguments):
