@@ -1,5 +1,6 @@
 """Every check of the project; plain `nox` runs those that are marked with a `*`."""
 
+import os
 import pathlib
 import shutil
 
@@ -7,19 +8,20 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
-# The others take long or download much: they are left to the workflows on GitHub.
-nox.options.sessions = [
-    "tests",
-    "lowest(torch)",
-    "lint",
-    "build",
-    "installed(jax)",
-    "docs",
-]
+# `.ci/run` adds those that take long, the workflows on GitHub all others.
+nox.options.sessions = ["tests", "lint"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ("jax", "tensorflow", "torch")
 each_backend = nox.parametrize("backend", BACKENDS, ids=BACKENDS)
+
+# What JAX has compiled, for later runs and for processes beside each other.
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+JAX_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE / "keras-vivit" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 
 SCHEMAS = {
     "citation-file-format": "CITATION.cff",
@@ -34,32 +36,52 @@ def groups(*names):
     return nox.project.dependency_groups(PYPROJECT, *names)
 
 
-def run_tests(session, backend, *requirements):
-    """Runs pytest on an installed wheel, in an environment with one backend."""
+def install(session, *requirements):
+    """Installs without compiling: most modules of a backend are never imported."""
+    session.install("--no-compile", *requirements)
+
+
+def install_all(session, backend, *requirements):
+    """What all tests need, those that are marked `slow` among them."""
     # The backend goes first: nothing else may choose another build of it.
-    session.install(*groups(backend, "test"))
+    install(session, *groups(backend, "slow"))
     # Without their dependencies: PyTorch, torchvision, tensorflow-text.
-    session.install("--no-deps", "medmnist", "keras-hub", "vit-pytorch")
-    session.install(".[examples,hf,scenic,search]", *requirements)
+    install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
+    install(session, ".[examples,hf,scenic,search]", *requirements)
+
+
+def run_tests(session, backend, *arguments):
+    """Runs pytest on the installed package; options of the command line come last."""
     # Compiling keeps one core busy: files go to several processes.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    environment = {"KERAS_BACKEND": backend}
-    session.run("pytest", *parallel, *session.posargs, env=environment)
+    options = (*parallel, "--durations", "10", *arguments, *session.posargs)
+    session.run("pytest", *options, env={"KERAS_BACKEND": backend, **JAX_CACHE})
 
 
 @nox.session
 @each_backend
 def tests(session, backend):
-    """The test suite on one backend, with the newest Keras."""
-    run_tests(session, backend)
+    """The tests that are not marked `slow` on one backend, with the newest Keras."""
+    install(session, *groups(f"{backend}-alone", "test"))
+    install(session, ".[examples,hf,scenic,search]")
+    run_tests(session, backend, "-m", "not slow")
+
+
+@nox.session
+@each_backend
+def slow(session, backend):
+    """The tests that are marked `slow` on one backend, with the newest Keras."""
+    install_all(session, backend)
+    run_tests(session, backend, "-m", "slow")
 
 
 @nox.session
 @each_backend
 def lowest(session, backend):
-    """The test suite on one backend, with the lowest Keras that is admitted."""
+    """All tests on one backend, with the lowest Keras that is admitted."""
     (keras,) = (d for d in PYPROJECT["project"]["dependencies"] if "keras" in d)
-    run_tests(session, backend, keras.replace(">=", "=="))
+    install_all(session, backend, keras.replace(">=", "=="))
+    run_tests(session, backend)
 
 
 @nox.session

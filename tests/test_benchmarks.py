@@ -27,7 +27,11 @@ OTHER_BACKEND = "jax" if BACKEND == "torch" else "torch"
 CPU = {"backend": BACKEND, "device": "cpu", "dtype": "float32", "compiled": False}
 # One token is left over along each axis: 2 x 2 x 2 tokens.
 TINY = Size((5, 9, 9, 1), (2, 4, 4), 12, 2, 2, 20, 3, 5, 1)
-PEERS = [name for name, model in MODELS.items() if model.package]
+PEERS = [
+    pytest.param(name, marks=[] if model.package == "keras" else pytest.mark.slow)
+    for name, model in MODELS.items()
+    if model.package
+]
 
 
 ignore_dropped_voxels = pytest.mark.filterwarnings("ignore:.*ignore:UserWarning")

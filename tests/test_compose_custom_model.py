@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "compose_custom_model.py"
 
 
+@pytest.mark.slow
 def test_segmentation_is_learned_saved_and_loaded(tmp_path):
     out = tmp_path / "segmenter.keras"
     command = [sys.executable, SCRIPT, "--out", out]

@@ -18,6 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import only
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -31,13 +32,6 @@ VARIANTS = (
 )
 JAX = "KERAS_DISTRIBUTION_"
 TIMEOUT = 600
-
-
-def only(*backends):
-    return pytest.mark.skipif(
-        keras.config.backend() not in backends,
-        reason=f"a way of {' and '.join(backends)}",
-    )
 
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -140,6 +134,7 @@ def virtual():
     return {v: {layout: next(results) for layout in LAYOUTS} for v in VARIANTS}
 
 
+@pytest.mark.slow
 @only("jax")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_variant
@@ -147,6 +142,7 @@ def test_losses_do_not_depend_on_the_devices(variant, layout, virtual, alone):
     same(virtual[variant][layout]["losses"], alone(variant)[0])
 
 
+@pytest.mark.slow
 @only("jax")
 @each_variant
 def test_heads_and_hidden_layers_are_divided(variant, virtual):
@@ -164,6 +160,7 @@ def test_heads_and_hidden_layers_are_divided(variant, virtual):
     assert divided < 0.5 * whole
 
 
+@pytest.mark.slow
 @only("jax")
 @pytest.mark.parametrize("layout", ["2", "8"])
 def test_data_parallel_keeps_whole_variables_everywhere(layout, virtual):
@@ -171,6 +168,7 @@ def test_data_parallel_keeps_whole_variables_everywhere(layout, virtual):
     assert all(shape == shard for shape, shard, _ in shapes.values())
 
 
+@pytest.mark.slow
 @only("jax")
 def test_two_processes_have_the_losses_of_one(alone):
     runs = [("--variant", variant) for variant in VARIANTS]
@@ -180,6 +178,7 @@ def test_two_processes_have_the_losses_of_one(alone):
         same(result["losses"], alone(variant)[0])
 
 
+@pytest.mark.slow
 @only("jax")
 def test_two_processes_go_on_after_the_death_of_one(tmp_path, alone):
     """They die as copies of the model and go on with one, divided over both."""
@@ -213,6 +212,7 @@ def test_wrong_counts_are_refused(arguments, error):
 # === PyTorch ===
 
 
+@pytest.mark.slow
 @only("torch")
 def test_two_torch_processes_have_the_losses_of_one(alone):
     runs = [("--variant", variant) for variant in VARIANTS]
@@ -222,6 +222,7 @@ def test_two_torch_processes_have_the_losses_of_one(alone):
         same(result["losses"], alone(variant)[0])
 
 
+@pytest.mark.slow
 @only("torch")
 def test_torchrun_starts_again_after_the_death_of_a_process(tmp_path, alone):
     losses, weights = alone("spatio_temporal")
@@ -239,6 +240,7 @@ def test_torchrun_starts_again_after_the_death_of_a_process(tmp_path, alone):
 # === TensorFlow ===
 
 
+@pytest.mark.slow
 @only("tensorflow")
 @pytest.mark.parametrize("variant", VARIANTS[1:])  # The next test has variant 1.
 def test_two_mirrored_devices_have_the_losses_of_one(variant, alone):
@@ -246,6 +248,7 @@ def test_two_mirrored_devices_have_the_losses_of_one(variant, alone):
     same(result["losses"], alone(variant)[0])
 
 
+@pytest.mark.slow
 @only("tensorflow")
 def test_mirrored_devices_go_on_after_death(tmp_path, alone):
     losses, weights = alone("spatio_temporal")

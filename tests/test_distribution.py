@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import only
 
 import keras_vivit
 from keras_vivit import presets
@@ -41,7 +42,6 @@ RUNS = {  # variant, copies, parts
     "self_attention": ("factorized_self_attention", 2, 4),
 }
 
-on_jax = pytest.mark.skipif(keras.config.backend() != "jax", reason="a way of JAX")
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -125,7 +125,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-@on_jax
+@pytest.mark.slow
+@only("jax")
 @pytest.mark.parametrize("name", RUNS)
 def test_cost_model_agrees_with_the_program(name, trained):
     variant, copies, parts = RUNS[name]
@@ -141,7 +142,8 @@ def test_cost_model_agrees_with_the_program(name, trained):
 # === Files and dropout ===
 
 
-@on_jax
+@pytest.mark.slow
+@only("jax")
 def test_model_of_one_layout_loads_under_others(trained):
     """Saved when divided; loaded in whole copies (by the script), and alone."""
     expected = np.load(trained / "divided.npy")
@@ -151,7 +153,8 @@ def test_model_of_one_layout_loads_under_others(trained):
     np.testing.assert_allclose(np.load(trained / "whole.npy"), expected, atol=1e-5)
 
 
-@on_jax
+@pytest.mark.slow
+@only("jax")
 def test_dropout_does_not_depend_on_the_layout(trained, monkeypatch):
     expected = train_with_dropout()
     losses = json.loads((trained / "dropout.json").read_text())

@@ -33,6 +33,7 @@ FORMATS = [name for name, form in export.FORMATS.items() if BACKEND in form.need
 
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
         reason="Keras' exporters are of version 3.15",

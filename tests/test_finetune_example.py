@@ -24,6 +24,7 @@ def checkpoint(tmp_path_factory):
     return finetune.pretrain(finetune.parse([*TINY, "--out", str(folder)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", finetune.LEARNING_RATES)
 def test_method_trains_what_it_says(method, checkpoint, tmp_path, capsys):
     call = [str(checkpoint), *TINY, "--method", method, "--out", str(tmp_path)]
@@ -51,6 +52,7 @@ def test_method_trains_what_it_says(method, checkpoint, tmp_path, capsys):
     assert "Epoch 1/2" not in output
 
 
+@pytest.mark.slow
 def test_learning_rates_fall_from_the_head_down(checkpoint):
     model = ViViTClassifier.from_preset(str(checkpoint))
     scales = finetune.layer_scales(model, 0.5)

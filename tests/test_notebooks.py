@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "examples" / "organmnist3d"))
 import shapes  # noqa: E402
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+pytestmark = pytest.mark.slow
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -80,6 +80,7 @@ def this_backend(monkeypatch):
 # === Data ===
 
 
+@pytest.mark.slow
 @needs_medmnist
 def test_table_agrees_with_medmnist():
     folder = Path(find_spec("medmnist").submodule_search_locations[0])
@@ -475,6 +476,7 @@ def finished(npz, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_synthetic_run_writes_and_labels_everything(tmp_path):
     from PIL import Image
 
@@ -503,6 +505,7 @@ def test_synthetic_run_writes_and_labels_everything(tmp_path):
         assert image.n_frames == 28
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="JAX divides models")
 def test_devices_train_to_the_same_end(npz, finished, tmp_path):
     folder, devices = tmp_path / "divided", ["--devices", 6, "--model-parallel", 3]
@@ -523,6 +526,7 @@ def wait_for_epoch(process, history):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, "-c", ONE_LAYER + TRAIN, *options(npz, folder)]
@@ -550,12 +554,14 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_resume_with_other_options_names_them(npz, finished, capsys, monkeypatch):
     monkeypatch.setitem(configs.TUNED, "model", SMALL)
     error = fails(capsys, *options(npz, finished), "--resume", "--seed", 1)
     assert "Received: seed 0 -> 1 in " in error
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_reports_again(npz, finished, capsys, monkeypatch):
     monkeypatch.setitem(configs.TUNED, "model", SMALL)
     _, metrics, _ = read_run(finished)
@@ -565,6 +571,7 @@ def test_resuming_a_finished_run_reports_again(npz, finished, capsys, monkeypatc
     assert read_run(finished)[1] == metrics
 
 
+@pytest.mark.slow
 def test_report_runs_on_its_own(finished):
     _, metrics, _ = read_run(finished)
     (finished / "volumes.gif").unlink()
@@ -573,6 +580,7 @@ def test_report_runs_on_its_own(finished):
     assert read_run(finished)[1] == metrics
 
 
+@pytest.mark.slow
 def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypatch):
     preset = presets.PRESETS["vivit_organmnist3d"]
     weights = tmp_path / "weights.npz"
@@ -588,6 +596,7 @@ def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_report_refuses_other_data(finished, capsys):
     assert report.main([str(finished), "--data", "synthetic"]) == 2
     assert "`--data` must be the set that the run" in capsys.readouterr().err

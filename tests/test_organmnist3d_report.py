@@ -133,6 +133,7 @@ def page(folder):
 # === Metrics ===
 
 
+@pytest.mark.slow
 @needs_medmnist
 def test_accuracy_and_auc_equal_medmnist_evaluator(tmp_path):
     rng = np.random.default_rng(0)
@@ -501,6 +502,7 @@ def browse(tmp_path, pages, *options):
     return json.loads(unescape(re.search("<pre>(.*)</pre>", run.stdout)[1]))
 
 
+@pytest.mark.slow
 @needs_browser
 def test_browser_shows_the_page_on_phones_and_desks(page, tmp_path):
     still_page = page.source.replace('id="pause"', 'id="pause" checked')
@@ -514,6 +516,7 @@ def test_browser_shows_the_page_on_phones_and_desks(page, tmp_path):
     assert (stopped["moving"], stopped["still"]) == (0, 35)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_browser_shows_stills_to_who_wants_less_motion(page, tmp_path):
     options = ["--force-prefers-reduced-motion"]
@@ -521,6 +524,7 @@ def test_browser_shows_stills_to_who_wants_less_motion(page, tmp_path):
     assert (found["moving"], found["still"]) == (0, 35)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_browser_check_can_fail(tmp_path):
     bad = '<div style="width: 999px"><img src="data:image/gif;base64,AAAA">'

@@ -58,6 +58,7 @@ def worker(npz, folder, trials):
     )
 
 
+@pytest.mark.slow
 def test_killed_search_goes_on_with_two_workers_and_loses_nothing(npz, tmp_path):
     folder = tmp_path / "search"
     history = folder / "trials" / "0000" / "history.csv"

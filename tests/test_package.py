@@ -153,6 +153,7 @@ def files_of(folder):
     }
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(distributions):
     (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -167,6 +168,7 @@ def test_wheel_holds_the_package_and_nothing_else(distributions):
     assert others == {"keras_vivit/py.typed", weights}
 
 
+@pytest.mark.slow
 def test_description_leads_to_no_file_that_pypi_lacks(distributions):
     (wheel,) = distributions.glob("*.whl")
     info = f"keras_vivit-{keras_vivit.__version__}.dist-info"
@@ -175,6 +177,7 @@ def test_description_leads_to_no_file_that_pypi_lacks(distributions):
     assert set(re.findall(r"\]\((\w*)", text)) == {"https"}
 
 
+@pytest.mark.slow
 def test_sdist_holds_package_tests_and_examples(distributions):
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

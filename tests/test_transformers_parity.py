@@ -20,6 +20,7 @@ sys.path.insert(0, str(STORED))
 
 from make import write  # noqa: E402
 
+slow = pytest.mark.slow
 needs_transformers = pytest.mark.skipif(
     not (find_spec("transformers") and find_spec("torch")),
     reason="transformers is not installed",
@@ -30,7 +31,8 @@ LOGITS = {**RAW, "classifier_activation": None}
 
 
 @pytest.fixture(
-    scope="module", params=["stored", pytest.param("now", marks=needs_transformers)]
+    scope="module",
+    params=["stored", pytest.param("now", marks=[slow, needs_transformers])],
 )
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""
@@ -159,6 +161,7 @@ def test_saved_folder_gives_the_same_model(tmp_path):
         np.testing.assert_array_equal(flat(a), flat(b))
 
 
+@slow
 @needs_transformers
 def test_transformers_gives_the_same_logits(tmp_path):
     import torch
@@ -275,6 +278,7 @@ def test_unknown_tubelet_init_is_refused():
         image_backbone(tubelet_init="random")
 
 
+@slow
 def test_kerashub_model_gives_its_tokens():
     keras_hub = pytest.importorskip("keras_hub", exc_type=ImportError)
     image = keras_hub.models.ViTBackbone((16, 16, 3), (4, 4), 2, 6, 24, 40)
