@@ -302,15 +302,18 @@ class ViViTBackbone(keras.Model):
         }
 
     @classmethod
-    def from_preset(cls, source, load_weights=True, **overrides):
+    def from_preset(
+        cls, source, load_weights=True, source_video_shape=None, **overrides
+    ):
         """Builds a backbone from a preset, or with the weights of a checkpoint.
 
         It takes the arguments of `ViViTClassifier.from_preset`, but `num_classes`, and
         leaves a checkpoint's head aside.
         """
+        validation.known_arguments(overrides, cls, ViViTBackbone)
         config = presets.find(source, load_weights)
         if config is None:
-            return checkpoints.load(cls, source, head=False, **overrides)
+            return checkpoints.load(cls, source, False, source_video_shape, **overrides)
         del config["num_classes"]
         return cls(**{**config, **overrides})
 
@@ -346,10 +349,12 @@ class ViViTBackbone(keras.Model):
 
         Raises:
             ValueError: If the source cannot be read or does not fit.
+            TypeError: If the constructor has no argument of an override's name.
 
         Reference:
             [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), section 3.4
         """
+        validation.known_arguments(overrides, cls, ViViTBackbone)
         return checkpoints.load_image_model(
             cls, source, video_shape, tubelet_size, tubelet_init, **overrides
         )

@@ -1,5 +1,7 @@
 """Checks of arguments: every error names the argument, the rule and the value."""
 
+import difflib
+import inspect
 from numbers import Integral, Real
 
 
@@ -60,3 +62,21 @@ def rank(name, shape, minimum, axes):
             f"`{name}` must have the shape {axes}, its last axis known. "
             f"Received: shape={tuple(shape)}"
         )
+
+
+def known_arguments(names, *classes):
+    """Checks that the constructor of one of `classes` takes each of `names`.
+
+    Raises:
+        TypeError: Names the unknown argument, and the nearest known one.
+    """
+    known = {"name", "trainable", "dtype"}
+    for cls in classes:
+        known |= set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+            raise TypeError(
+                f"{classes[0].__name__} got an unexpected argument `{name}`.{hint}"
+            )
