@@ -62,12 +62,12 @@ def write_checkpoints(folder):
     import msgpack
 
     import keras_vivit
-    from keras_vivit import weight_map
+    from keras_vivit.checkpoints import names
 
     model = keras_vivit.ViViTClassifier.from_preset("vivit_b16x2_spatio_temporal")
     keras_vivit.save_to_transformers(model, folder / "hf")
     tree = {}
-    for name, value in weight_map.tensors_of(model).items():
+    for name, value in names.tensors_of(model).items():
         *path, leaf = name.split("/")
         place = tree
         for key in path:

@@ -293,16 +293,21 @@ class ViViTBackbone(keras.Model):
 
     @classmethod
     def from_preset(
-        cls, source: Any, load_weights: bool = True, **overrides: Any
+        cls,
+        source: Any,
+        load_weights: bool = True,
+        source_video_shape: Shape | None = None,
+        **overrides: Any,
     ) -> "ViViTBackbone":
         """Builds a backbone from a preset, or with the weights of a checkpoint.
 
         It takes the arguments of `ViViTClassifier.from_preset`, but `num_classes`, and
         leaves a checkpoint's head aside.
         """
+        validation.known_arguments(overrides, cls)
         config = presets.find(source, load_weights)
         if config is None:
-            return checkpoints.load(cls, source, head=False, **overrides)
+            return checkpoints.load(cls, source, False, source_video_shape, **overrides)
         del config["num_classes"]
         return cls(**{**config, **overrides})
 
@@ -338,10 +343,12 @@ class ViViTBackbone(keras.Model):
 
         Raises:
             ValueError: If the source cannot be read or does not fit.
+            TypeError: If the constructor has no argument of an override's name.
 
         Reference:
             [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), section 3.4
         """
+        validation.known_arguments(overrides, cls)
         return checkpoints.load_image_model(
             cls, source, video_shape, tubelet_size, tubelet_init, **overrides
         )

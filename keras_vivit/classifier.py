@@ -173,7 +173,11 @@ class ViViTClassifier(keras.Model):
 
     @classmethod
     def from_preset(
-        cls, source: Any, load_weights: bool = True, **overrides: Any
+        cls,
+        source: Any,
+        load_weights: bool = True,
+        source_video_shape: Shape | None = None,
+        **overrides: Any,
     ) -> "ViViTClassifier":
         """Builds a classifier from a preset, or with the weights of a checkpoint.
 
@@ -193,9 +197,9 @@ class ViViTClassifier(keras.Model):
                 checkpoint file, which does not tell `video_shape`, `attention_order`,
                 and `variant` where that is 4 or 1 with mean pooling.
             load_weights: Boolean, False leaves the weights of a preset random.
-            **overrides: Constructor arguments that replace the source's, and
-                `source_video_shape`: the size that a Scenic checkpoint was trained on,
-                if `video_shape` is another.
+            source_video_shape: Tuple, the size of the videos that a Scenic checkpoint
+                was trained on, if `video_shape` is another.
+            **overrides: Constructor arguments that replace the source's.
 
         Returns:
             A `ViViTClassifier`.
@@ -203,11 +207,13 @@ class ViViTClassifier(keras.Model):
         Raises:
             ValueError: If the source cannot be read, an argument is missing, or a
                 tensor is left over, missing or of the wrong shape.
+            TypeError: If the constructor has no argument of an override's name.
             ImportError: If reading the source needs a package that is not installed.
         """
+        validation.known_arguments(overrides, cls)
         config = presets.find(source, load_weights)
         if config is None:
-            return checkpoints.load(cls, source, head=True, **overrides)
+            return checkpoints.load(cls, source, True, source_video_shape, **overrides)
         return cls(**{**config, **overrides})
 
     def enable_lora(

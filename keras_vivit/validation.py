@@ -1,5 +1,7 @@
 """Checks of arguments: every error names the argument, the rule and the value."""
 
+import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -88,3 +90,19 @@ def keep_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
     """Zeroes masked tokens; a product with 0 would let NaN and infinity through."""
     zero = ops.zeros((), tokens.dtype)
     return ops.where(mask_of(tokens, mask)[..., None], tokens, zero)
+
+
+def known_arguments(names: Iterable[str], cls: type) -> None:
+    """Checks that the constructor of a class takes each of `names`.
+
+    Raises:
+        TypeError: Names the unknown argument, and the nearest known one.
+    """
+    known = inspect.signature(cls).parameters
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+            raise TypeError(
+                f"{cls.__name__} got an unexpected argument `{name}`.{hint}"
+            )

@@ -1,6 +1,7 @@
 """Scenic's ViViT parameters for the tests: read, make up, put into a Keras model."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import types
@@ -10,7 +11,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from keras_vivit import formats, weight_map
+from keras_vivit.checkpoints import names, scenic
+from keras_vivit.checkpoints.tensors import Tensor
 
 CASES = pathlib.Path(__file__).parent / "parity" / "scenic"
 
@@ -30,8 +32,8 @@ def case_names():
 
 def read_params(name):
     """A case's parameters as a flat dict, `"a/b/c"` -> array."""
-    checkpoint = formats.read_scenic(CASES / f"{name}.msgpack")
-    return {name: read() for name, read in checkpoint.tensors.items()}
+    checkpoint = scenic.read(CASES / f"{name}.msgpack")
+    return {name: tensor.read() for name, tensor in checkpoint.tensors.items()}
 
 
 def read_case(name):
@@ -182,18 +184,24 @@ def unset_weights():
         yield
 
 
+def as_tensors(params):
+    return {
+        name: Tensor(value.shape, functools.partial(np.asarray, value))
+        for name, value in params.items()
+    }
+
+
 def load_scenic(model, params):
     """Puts a flat Scenic parameter dict into a model."""
-    tensors = {name: lambda value=value: value for name, value in params.items()}
-    for weight, read in weight_map.match(weight_map.layers_of(model), tensors):
+    for weight, read in names.match(names.layers_of(model), as_tensors(params)):
         weight.assign(read())
 
 
 def load_scenic_block(block, params):
     """The same for a single built block and the parameters of `random_block`."""
     prefix = "Transformer/encoderblock_0/"
-    tensors = {prefix + n: lambda value=value: value for n, value in params.items()}
-    for weight, read in weight_map.match([block], tensors):
+    tensors = as_tensors({prefix + name: value for name, value in params.items()})
+    for weight, read in names.match([block], tensors):
         weight.assign(read())
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import flat
 
 import keras_vivit as kv
-from keras_vivit import formats
+from keras_vivit.checkpoints import tensors
 
 PARITY = pathlib.Path(__file__).parent / "parity"
 VIVIT = PARITY / "transformers" / "vivit"
@@ -204,7 +204,7 @@ def test_pytorch_file_cannot_run_code(folder, kind, tmp_path):
 
 def test_missing_package_is_named(monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "keras-vivit\[none\]"'):
-        formats.optional_package("no_such_package", "keras-vivit[none]")
+        tensors.optional_package("no_such_package", "keras-vivit[none]")
 
 
 # === The Hub ===

@@ -25,10 +25,11 @@ def main(arguments=None):
 
     import training
 
-    from keras_vivit import presets, weight_map
+    from keras_vivit import presets
+    from keras_vivit.checkpoints import names
 
     target = options.out or presets.PRESETS[record["preset"]]["weights"]
-    tensors = weight_map.tensors_of(training.load(options.folder))
+    tensors = names.tensors_of(training.load(options.folder))
     np.savez(target, **{name: x.astype("float16") for name, x in tensors.items()})
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {len(tensors)} tensors.")
 

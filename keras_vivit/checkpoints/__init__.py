@@ -1,0 +1,211 @@
+"""Weights of other implementations: Scenic, `transformers`, and image ViTs.
+
+Every format gives its tensors Scenic's names (`names.py`), and each tensor is used
+once, or named in an error.
+"""
+
+import contextlib
+import re
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_vivit import presets, validation
+from keras_vivit.blocks import FactorizedSelfAttentionBlock
+from keras_vivit.checkpoints import (
+    hub,
+    keras_hub,
+    names,
+    scenic,
+    tensors,
+    transformers,
+    tubelet_kernels,
+)
+from keras_vivit.checkpoints.names import ATTENTION, BLOCK, HEAD, MLP
+from keras_vivit.checkpoints.transformers import save_to_transformers
+
+__all__ = ["load", "load_image_model", "read", "save_to_transformers"]
+
+# Scenic trains on pixels in [-1, 1].
+RESCALING = (1 / 127.5, -1.0)
+
+
+def read(source):
+    """Opens a checkpoint: see `ViViTClassifier.from_preset` for what `source` may be.
+
+    Raises:
+        ValueError: If it is none, or damaged.
+        ImportError: If reading it needs a package that is not installed.
+    """
+    if isinstance(source, keras.Model):
+        return keras_hub.read(source)
+    if source in presets.PRESETS:
+        preset = presets.PRESETS[source]
+        weights = tensors.open_npz(preset["weights"])
+        return tensors.Checkpoint(weights, preset["config"])
+    if str(source).startswith("hf://"):
+        return transformers.read(hub.download(source))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return transformers.read(path)
+    if path.is_file():
+        return scenic.read(path)
+    raise ValueError(
+        "`source` must be the name of a preset (see `presets()`), a folder in the "
+        "`transformers` format, 'hf://owner/name', or a Scenic checkpoint file. "
+        f"Received: source={str(source)!r}"
+    )
+
+
+def load(model_class, source, head, source_video_shape=None, **overrides):
+    """Builds a model with a checkpoint's weights, see `ViViTClassifier.from_preset`.
+
+    `head` says whether `model_class` has one.
+    """
+    checkpoint, settings = _open(source, overrides)
+    arguments = {**settings, **overrides}
+    if "video_shape" not in arguments:
+        raise ValueError(
+            "`video_shape` must be given: the checkpoint does not tell it. "
+            f"Received: source={str(source)!r}"
+        )
+    grid = _grid(settings, source_video_shape or settings.get("video_shape"))
+    new_head = not head or not _same_classes(arguments, settings)
+    if not head:
+        arguments.pop("num_classes", None)
+    with initial_values() as values:
+        model = model_class(**arguments)
+        values += names.match(
+            names.layers_of(model),
+            _without_head(checkpoint.tensors) if new_head else checkpoint.tensors,
+            grid,
+            new=HEAD if new_head else "",
+        )
+    return model
+
+
+def load_image_model(
+    model_class, source, video_shape, tubelet_size=None, tubelet_init=None, **overrides
+):
+    """See `ViViTBackbone.from_image_preset`."""
+    stretch = {
+        "central_frame": lambda kernel, n: tubelet_kernels.central_frame(kernel[0], n),
+        "inflate": tubelet_kernels.resample,
+    }[validation.choice("tubelet_init", tubelet_init, ("central_frame", "inflate"))]
+    checkpoint, settings = _open(source, {})
+    if settings["tubelet_size"][0] != 1:
+        raise ValueError(f"`source` must be an image model. Received: {source}")
+    grid = _grid(settings, settings["video_shape"])
+    for name in ("pooling", "variant", "video_shape", "num_classes"):
+        settings.pop(name, None)
+    tubelet_size = tubelet_size or (2, *settings["tubelet_size"][1:])
+    arguments = {
+        **settings,
+        **overrides,
+        "video_shape": video_shape,
+        "tubelet_size": tubelet_size,
+    }
+    with initial_values() as values:
+        model = model_class(**arguments)
+        kept = {
+            _video_name(name, model.variant): tensor
+            for name, tensor in _without_head(checkpoint.tensors).items()
+            if name != "cls" or model.pooling == "token"
+        }
+        new = "TemporalTransformer|cls_Temporal|.*_time/"
+        values += names.match(names.layers_of(model), kept, grid, new, stretch)
+    # The model starts as the image model; its time attention grows from nothing.
+    for layer in model.layers:
+        if isinstance(layer, FactorizedSelfAttentionBlock):
+            kernel = layer.time_attention.output_dense.kernel
+            kernel.assign(np.zeros(kernel.shape))
+    return model
+
+
+@contextlib.contextmanager
+def initial_values():
+    """Gives the variables that are made inside their values from a checkpoint.
+
+    Yields:
+        An empty list, to be filled with pairs of a variable and a function that reads
+        its value. Variables that it does not name start as their initializers say.
+    """
+    values: list = []
+    unread: dict = {}
+
+    def initializer(variable, read):
+        def initialize(shape, dtype=None):
+            try:
+                value = keras.ops.cast(read(), dtype)
+            except Exception:
+                # Keras must go on with the other variables; the second reading, below,
+                # raises the error again.
+                return keras.ops.zeros(shape, dtype)
+            unread.pop(id(variable), None)
+            return value
+
+        return initialize
+
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield values
+        for variable, read in values:
+            unread[id(variable)] = (variable, read)
+            # Keras has no public way to leave out the random values, which take most
+            # of the time and half of the memory. Where this attribute has no effect,
+            # the values are assigned below.
+            with contextlib.suppress(AttributeError):
+                variable._initializer = initializer(variable, read)
+    finally:
+        with keras.StatelessScope():
+            pass  # Leaving a scope runs the deferred initializers.
+    for variable, read in list(unread.values()):
+        variable.assign(read())
+
+
+def _open(source, overrides):
+    """Returns a checkpoint, and all constructor arguments that it tells."""
+    checkpoint = read(source)
+    settings = {"rescaling": RESCALING, **checkpoint.settings}
+    known = {**settings, **overrides}
+    return checkpoint, {**settings, **names.architecture(checkpoint.tensors, known)}
+
+
+def _grid(settings, video_shape):
+    """The grid of a checkpoint's position table; None: that of the new model."""
+    if video_shape is None:
+        return None
+    return names.grid_of(video_shape, settings["tubelet_size"], settings.get("strides"))
+
+
+def _without_head(tensors):
+    return {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
+
+
+def _video_name(name, variant):
+    """The tensor of a variant that starts as the tensor `name` of an image model."""
+    if variant == "factorized_encoder":
+        name = re.sub("^Transformer/", "SpatialTransformer/", name)
+        return "cls_SpatialTransformer" if name == "cls" else name
+    if variant == "factorized_self_attention":
+        space = {BLOCK["mlp_norm"]: "LayerNorm_mlp", BLOCK["mlp"]: MLP}
+        space |= {f"{n}_0": f"{n}_space" for n in ("LayerNorm", ATTENTION)}
+        return "/".join(space.get(part, part) for part in name.split("/"))
+    return name
+
+
+def _same_classes(arguments, settings):
+    """Returns whether the checkpoint's head has the model's classes; warns if not."""
+    if "num_classes" not in arguments:
+        raise ValueError("`num_classes` must be given: the checkpoint has no head.")
+    classes = arguments["num_classes"]
+    total = sum(classes.values()) if isinstance(classes, dict) else classes
+    if "num_classes" in settings and total != settings["num_classes"]:
+        warnings.warn(
+            f"The checkpoint's head for {settings['num_classes']} classes gives way to "
+            f"a new one, not yet trained. Received: num_classes={classes}",
+            stacklevel=4,
+        )
+    return total == settings.get("num_classes")

@@ -1,0 +1,299 @@
+"""Where each tensor of a checkpoint belongs in a model.
+
+Tensors have Scenic's names, in all formats. The layers of a model are found by the
+names that `ViViTBackbone` and `ViViTClassifier` give them, which saved files hold, too:
+
+| layer | tensors |
+|---|---|
+| `tubelet_embedding` | `embedding` |
+| `ENCODER_position`, `ENCODER_class_token` | position table; class token and its row |
+| `ENCODER_block_N`, `ENCODER_norm` | `encoderblock_N`, `encoder_norm` |
+| `head`, or one `NAME_head` each | `output_projection`, split in that order |
+
+`ENCODER` is `encoder`; in the factorized encoder `spatial` and `temporal`. A layer with
+weights and any other name is an error.
+"""
+
+import collections
+import functools
+import math
+import re
+
+import keras
+import numpy as np
+
+from keras_vivit.blocks import (
+    FactorizedDotProductBlock,
+    FactorizedSelfAttentionBlock,
+    ViViTEncoderBlock,
+)
+from keras_vivit.checkpoints import tubelet_kernels
+from keras_vivit.checkpoints.tensors import Tensor
+from keras_vivit.positions import resize_position_table
+
+KERNEL, BIAS = "embedding/kernel", "embedding/bias"
+HEAD = "output_projection"
+TABLE = "Transformer/posembed_input/pos_embedding"
+# Prefix of our layers: Scenic's encoder, and its class token.
+ENCODERS = {
+    "encoder": ("Transformer", "cls"),
+    "spatial": ("SpatialTransformer", "cls_SpatialTransformer"),
+    "temporal": ("TemporalTransformer", "cls_TemporalTransformer"),
+}
+ATTENTION, MLP = "MultiHeadDotProductAttention", "MlpBlock"
+# Layers of a block: Scenic's modules.
+BLOCK = {
+    "attention_norm": "LayerNorm_0",
+    "attention": f"{ATTENTION}_0",
+    "mlp_norm": "LayerNorm_1",
+    "mlp": f"{MLP}_0",
+}
+FACTORIZED_BLOCK = {
+    "space_norm": "LayerNorm_space",
+    "space_attention": f"{ATTENTION}_space",
+    "time_norm": "LayerNorm_time",
+    "time_attention": f"{ATTENTION}_time",
+    "mlp_norm": "LayerNorm_mlp",
+    "mlp": MLP,
+}
+BLOCKS = {
+    ViViTEncoderBlock: BLOCK,
+    FactorizedDotProductBlock: BLOCK,
+    FactorizedSelfAttentionBlock: FACTORIZED_BLOCK,
+}
+
+
+def match(layers, tensors, grid=None, new="", stretch=tubelet_kernels.resample):
+    """Finds the tensor of each weight.
+
+    Args:
+        layers: List of a model's layers, named as `ViViTBackbone` names them.
+        tensors: Dictionary name -> `Tensor`.
+        grid: The `(t, h, w)` of the checkpoint's table. Defaults to the model's.
+        new: Regular expression: names of tensors that the checkpoint may lack.
+        stretch: Function `(kernel, frames)`, for another length of the tubelet.
+
+    Returns:
+        List of pairs: a weight, and a function that reads its value. A tensor that
+        several weights share is read once.
+
+    Raises:
+        ValueError: If a tensor is left over, missing or of the wrong shape.
+    """
+    found = list(places(layers, grid, stretch))
+    uses = collections.Counter(name for _, name, _ in found)
+    missing = [
+        (name, weight)
+        for weight, name, _ in found
+        if name not in tensors and not (new and re.match(new, name))
+    ]
+    unused = sorted(set(tensors) - set(uses))
+    if missing or unused:
+        raise ValueError(
+            "The checkpoint and the model must hold the same tensors. Missing in the "
+            f"checkpoint: {_list((n, w.shape) for n, w in missing)}. Not in the model: "
+            f"{_list((n, tensors[n].shape) for n in unused)}."
+        )
+    shared = {
+        name: Tensor(tensor.shape, functools.cache(tensor.read))
+        if uses[name] > 1
+        else tensor
+        for name, tensor in tensors.items()
+    }
+    pairs = []
+    for weight, name, part in found:
+        if name not in tensors:
+            continue
+        tensor = shared[name].map(_as_float32).map(part)
+        if tensor.shape != tuple(weight.shape):
+            raise ValueError(
+                f"{name} must have the shape of {weight.path}, "
+                f"{tuple(weight.shape)}. Received: {tensor.shape}"
+            )
+        pairs.append((weight, tensor.read))
+    return pairs
+
+
+def places(layers, grid=None, stretch=tubelet_kernels.resample):
+    """Yields each weight, its tensor's name, and a function that takes it out of it."""
+    start = 0  # The first class of a head among several.
+    for layer in layers:
+        encoder, _, role = layer.name.partition("_")
+        transformer, token = ENCODERS.get(encoder, ("", ""))
+        table = f"{transformer}/posembed_input/pos_embedding"
+        for weight in layer.weights:
+            path = weight.path.removeprefix(f"{layer.path}/")
+            shape = tuple(weight.shape)
+            if layer.name == "tubelet_embedding":
+                fit = functools.partial(_fit_kernel, shape=shape, stretch=stretch)
+                yield weight, f"embedding/{path}", fit if path == "kernel" else _all
+            elif layer.name == "head" or layer.name.endswith("_head"):
+                classes = slice(start, start + shape[-1])
+                yield weight, f"{HEAD}/{path}", lambda x, c=classes: x[..., c]
+            elif not transformer:
+                raise ValueError(f"{weight.path} must have a name in checkpoints.")
+            elif role == "position":
+                yield weight, table, functools.partial(_rows, grid=grid, own=shape[:-1])
+            elif role == "class_token" and path == "token":
+                yield weight, token, np.ravel
+            elif role == "class_token" and path == "position":
+                yield weight, table, lambda x: x[0, 0]
+            elif role == "norm":
+                yield weight, f"{transformer}/encoder_norm/{_weight_name(path)}", _all
+            elif role.startswith("block_"):
+                index = role.removeprefix("block_")
+                name = _name_in_block(layer, path)
+                yield weight, f"{transformer}/encoderblock_{index}/{name}", _all
+            else:
+                raise ValueError(f"{weight.path} must have a name in checkpoints.")
+        if layer.name.endswith("_head"):
+            start += layer.units
+
+
+def layers_of(model):
+    """Returns the layers of a backbone, or of a classifier and its backbone."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return model.layers
+    return [*backbone.layers, *(x for x in model.layers if x is not backbone)]
+
+
+def tensors_of(model):
+    """Returns the arrays of a model of variant 1, under Scenic's names and shapes."""
+    tensors, rows = {}, {}
+    for weight, name, _ in places(layers_of(model)):
+        value = keras.ops.convert_to_numpy(weight)
+        if name == TABLE:
+            rows[weight.name] = value.reshape(-1, value.shape[-1])
+            continue
+        tensors[name] = value[None, None] if name == "cls" else value
+    # The class token's row, if there is one, comes first.
+    table = np.concatenate(
+        [rows[name] for name in ("position", "table") if name in rows]
+    )
+    return {**tensors, TABLE: table[None]}
+
+
+def tubelet_of(kernel_shape):
+    """Returns the `(frames, height, width)` of a kernel; one frame for an image's."""
+    return (1, *kernel_shape[:-2])[-3:]
+
+
+def grid_of(video_shape, tubelet_size, strides=None):
+    """Returns the `(t, h, w)` of tubelets inside the video, by default side by side."""
+    steps = strides or tubelet_size
+    sizes = zip(video_shape, tubelet_size, steps, strict=False)
+    return tuple((n - p) // step + 1 for n, p, step in sizes)
+
+
+def architecture(tensors, settings):
+    """Returns the constructor arguments that a checkpoint's tensors tell.
+
+    Raises:
+        ValueError: If they leave a choice that `settings` does not make.
+    """
+
+    def shape(name):
+        if name not in tensors:
+            raise ValueError(
+                f"The checkpoint must hold the tensor {name}, as ViViT's do. "
+                f"Received: {', '.join(sorted(tensors)[:5])}, ..."
+            )
+        return tensors[name].shape
+
+    def depth(encoder):
+        blocks = map(re.compile(rf"{encoder}/encoderblock_(\d+)/").match, tensors)
+        return len({block[1] for block in blocks if block})
+
+    kernel = shape(KERNEL)
+    arguments = {
+        "tubelet_size": tubelet_of(kernel),
+        "embed_dim": kernel[-1],
+        "variant": "spatio_temporal",
+        "pooling": "mean",
+    }
+    encoder, layers = "Transformer", BLOCK
+    if depth("SpatialTransformer"):
+        encoder = "SpatialTransformer"
+        arguments["variant"] = "factorized_encoder"
+        arguments["num_temporal_layers"] = depth("TemporalTransformer")
+    elif any("/LayerNorm_space/" in name for name in tensors):
+        layers = FACTORIZED_BLOCK
+        arguments["variant"] = "factorized_self_attention"
+        _require("attention_order", settings)
+    elif "cls" not in tensors:
+        # Variant 1 with mean pooling has the tensors of variant 4.
+        arguments["variant"] = _require("variant", settings)
+    if {"cls", "cls_SpatialTransformer"} & set(tensors):
+        arguments["pooling"] = "token"
+    block = f"{encoder}/encoderblock_0"
+    attention = layers.get("attention") or layers["space_attention"]
+    arguments["num_heads"] = shape(f"{block}/{attention}/query/kernel")[1]
+    arguments["mlp_dim"] = shape(f"{block}/{layers['mlp']}/Dense_0/kernel")[1]
+    arguments["num_layers"] = depth(encoder)
+    if f"{HEAD}/kernel" in tensors:
+        arguments["num_classes"] = shape(f"{HEAD}/kernel")[1]
+    return arguments
+
+
+def _require(argument, settings):
+    if argument not in settings:
+        raise ValueError(
+            f"`{argument}` must be given: the checkpoint does not tell it."
+        )
+    return settings[argument]
+
+
+def _list(pairs):
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in pairs) or "none"
+
+
+def _weight_name(name):
+    return {"gamma": "scale", "beta": "bias"}.get(name, name)
+
+
+def _name_in_block(block, path):
+    """`"mlp/hidden/kernel"` becomes `"MlpBlock_0/Dense_0/kernel"`."""
+    layer, *inner, weight = path.split("/")
+    outputs = {"output": "out"} if "attention" in layer else {"output": "Dense_1"}
+    outputs["hidden"] = "Dense_0"
+    names = [outputs.get(name, name) for name in inner]
+    return "/".join([BLOCKS[type(block)][layer], *names, _weight_name(weight)])
+
+
+# === From a tensor to a weight ===
+
+
+def _as_float32(array):
+    return np.asarray(array, "float32")
+
+
+def _all(array):
+    return array
+
+
+def _rows(table, grid, own):
+    """Takes a layer's rows out of Scenic's table, resampled to its own grid."""
+    if grid is None:
+        grid = own
+    elif len(own) < 3:  # The factorized encoder has a table for space, one for time.
+        grid = grid[1:] if len(own) == 2 else grid[:1]
+    rows, tokens = table[0], math.prod(grid)
+    if len(rows) == tokens + 1:  # The class token's comes first.
+        rows = rows[1:]
+    if len(rows) != tokens:
+        raise ValueError(
+            f"The position table must have one row for each token of the grid {grid}. "
+            f"Received: {len(rows)} rows (`source_video_shape` names the size of the "
+            "videos that a Scenic checkpoint was trained on)."
+        )
+    return resize_position_table(rows.reshape(*grid, -1), own)
+
+
+def _fit_kernel(kernel, shape, stretch):
+    """Fits a tubelet kernel to another length, and to one channel instead of three."""
+    if kernel.ndim == 4:  # Uniform frame sampling, or an image model.
+        kernel = kernel[None]
+    if shape[3] == 1 < kernel.shape[3]:
+        kernel = kernel.sum(axis=3, keepdims=True)
+    return kernel if len(kernel) == shape[0] else stretch(kernel, shape[0])

@@ -1,0 +1,175 @@
+"""Tensors in files: their shapes at once, their values when a model takes them.
+
+Nothing in a file is executed.
+"""
+
+import functools
+import importlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Tensor(NamedTuple):
+    """The shape of a tensor, and a function that reads its values."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def map(self, convert):
+        """Returns the tensor with `convert` applied to its values.
+
+        `convert` runs once on zeros that take no memory, to get the new shape.
+        """
+        zeros = np.broadcast_to(np.float32(0), self.shape)
+        return Tensor(convert(zeros).shape, lambda: convert(self.read()))
+
+
+Tensors = dict[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """What a source holds.
+
+    `tensors` are under Scenic's names; `settings` holds the constructor arguments that
+    the tensors do not tell.
+    """
+
+    tensors: Tensors
+    settings: dict[str, Any]
+
+
+def optional_package(name, extra):
+    """Imports a package that only one of the formats needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f'This checkpoint needs the package {name}: pip install "{extra}"'
+        ) from error
+
+
+def read_json(path):
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be a readable JSON file ({error}).") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object.")
+    return value
+
+
+# === NumPy ===
+
+
+def open_npz(path):
+    """Returns the tensors of a file that `np.savez` wrote."""
+    with zipfile.ZipFile(path) as archive:
+        shapes = {name: _npy_shape(archive, name) for name in archive.namelist()}
+
+    def read(name):
+        with np.load(path) as arrays:
+            return arrays[name]
+
+    names = {name.removesuffix(".npy"): shape for name, shape in shapes.items()}
+    return {
+        name: Tensor(shape, functools.partial(read, name))
+        for name, shape in names.items()
+    }
+
+
+def _npy_shape(archive, name):
+    with archive.open(name) as file:
+        np.lib.format.read_magic(file)
+        return np.lib.format.read_array_header_1_0(file)[0]
+
+
+# === safetensors, and PyTorch's own format ===
+
+
+def open_weights(folder):
+    """Returns the tensors of a folder in the `transformers` format.
+
+    Their names are those in the files.
+
+    Raises:
+        ValueError: If the folder holds no weights, or damaged ones.
+        ImportError: If reading them needs a package that is not installed.
+    """
+    for name, opener in (
+        ("model.safetensors", open_safetensors),
+        ("pytorch_model.bin", open_pytorch),
+    ):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return opener(folder / name)
+        if index.is_file():
+            return _open_shards(folder, index, opener)
+    raise ValueError(
+        "`source` must be a folder with model.safetensors or pytorch_model.bin, whole "
+        f"or in shards. Received: {folder}"
+    )
+
+
+def _open_shards(folder, index, opener):
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ValueError(f"{index} must hold a `weight_map`.")
+    tensors: Tensors = {}
+    for shard in sorted(set(map(str, shards.values()))):
+        if os.path.basename(shard) != shard or not (folder / shard).is_file():
+            raise ValueError(
+                "`weight_map` must name files of its own folder. "
+                f"Received: {shard!r} in {index}"
+            )
+        tensors |= opener(folder / shard)
+    if differing := set(tensors) ^ set(shards):
+        raise ValueError(
+            "The shards must hold the tensors of their index. "
+            f"Received: {index}, where {', '.join(sorted(differing)[:5])} differ."
+        )
+    return tensors
+
+
+def open_safetensors(path):
+    safetensors = optional_package("safetensors", "keras-vivit[hf]")
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            shapes = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} must be a whole safetensors file ({error})."
+        ) from error
+
+    def read(name):
+        # Opened for each tensor: mapped pages would count as memory in use.
+        with safetensors.safe_open(path, "np") as file:
+            return file.get_tensor(name)
+
+    return {n: Tensor(shape, functools.partial(read, n)) for n, shape in shapes.items()}
+
+
+def open_pytorch(path):
+    torch = optional_package("torch", "keras-vivit[torch]")
+    try:
+        # PyTorch before 1.6 wrote files that cannot be mapped into memory.
+        state = torch.load(
+            path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+        return {
+            name: Tensor(tuple(tensor.shape), functools.partial(_to_numpy, tensor))
+            for name, tensor in state.items()
+        }
+    except Exception as error:  # Damaged and hostile files raise many kinds.
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} must be a PyTorch file of tensors alone ({reason})."
+        ) from error
+
+
+def _to_numpy(tensor):
+    return tensor.float().numpy()
