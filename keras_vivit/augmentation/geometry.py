@@ -63,25 +63,21 @@ class RandomAffine(Augmentation):
         turn = _rotation(self.uniform(videos, -1, 1, 3) * limit)
         zoom = self.uniform(videos, 1 - self.scale, 1 + self.scale)
         shift = self.uniform(videos, -1, 1, 3) * (self.shift * size)
-        centre = (size[:, None] - 1) / 2
+        middle = (size[:, None] - 1) / 2
 
         def sources(places: Any) -> Any:
             """Where the voxels at `places` `(3, n)` come from, `(batch, 3, n)`."""
-            offsets = ops.convert_to_tensor(places, "float32") - centre
-            return (
-                ops.matmul(turn / zoom[..., None], offsets) + centre - shift[..., None]
-            )
+            offsets = ops.convert_to_tensor(places, "float32") - middle
+            return _product(turn / zoom[..., None], offsets) + middle - shift[..., None]
 
         points = sources(np.indices(shape).reshape(3, -1))
+        moved = {}
         if "frame_mask" in data:
             frames = np.arange(shape[0])
-            middles = [frames, *(np.full_like(frames, n - 1) / 2 for n in shape[1:])]
-            frames = sources(np.stack(middles))[:, 0]  # (batch, frames)
-            data, mask = _without_masked_frames(data), data["frame_mask"]
-            frames = _nearest_index(frames, shape[0])
-            moved = {"frame_mask": _take_frames(mask, frames)}
-        else:
-            moved = {}
+            centres = [frames, *(np.full(shape[0], (n - 1) / 2) for n in shape[1:])]
+            origins = _nearest_index(sources(np.stack(centres))[:, 0], shape[0])
+            moved["frame_mask"] = _take_frames(data["frame_mask"], origins)
+            data = _without_masked_frames(data)
         if "segmentation_masks" in data:
             moved["segmentation_masks"] = _nearest(data["segmentation_masks"], points)
         return {**moved, "videos": _trilinear(data["videos"], points)}
@@ -105,8 +101,13 @@ def _rotation(angles: Any) -> Any:
         rows[i][i] = rows[j][j] = cos[:, axis]
         rows[i][j], rows[j][i] = -sin[:, axis], sin[:, axis]
         turn = ops.stack([ops.stack(row, axis=-1) for row in rows], axis=-2)
-        total = turn if total is None else ops.matmul(turn, total)
+        total = turn if total is None else _product(turn, total)
     return total
+
+
+def _product(matrices: Any, columns: Any) -> Any:
+    """`(batch, 3, 3)` times `(..., 3, n)`; GPUs would multiply matrices in TF32."""
+    return sum(matrices[..., i : i + 1] * columns[..., i : i + 1, :] for i in range(3))
 
 
 def _trilinear(videos: Any, points: Any) -> Any:
