@@ -67,6 +67,7 @@ MODEL = {
 }
 VIDEO = (3, 4, 6, 8, 2)
 LABELLED = {"videos": VIDEO, "labels": (3, 3)}
+MASKED = {"videos": VIDEO, "frame_mask": (3, 4), "segmentation_masks": VIDEO}
 WRONG_MODEL = (
     ({"video_shape": (4, 6, 8)}, None, r"`video_shape` must be 4 pos.*\(4, 6, 8\)"),
     ({"variant": "joint"}, None, "`variant` must be one of.*'joint'"),
@@ -259,6 +260,9 @@ CASES = [
                 r"each label once.*\(0, 0\)",
             ),
             ({}, VIDEO, "must be a dictionary with 'videos' and 'labels'"),
+            ({}, {**LABELLED, "boxes": (3, 4)}, "no other keys.*'boxes'"),
+            ({}, {**LABELLED, "labels": (3, 2)}, r"`labels` must have.*\(3, 2\)"),
+            ({}, {**LABELLED, "frame_mask": (3, 5)}, r"`frame_mask` must.*\(3, 5\)"),
         ),
     ),
     Case(
@@ -271,7 +275,19 @@ CASES = [
             ({"scale": 1}, None, "`scale` must lie in.*scale=1"),
             ({"shift": 3}, None, "`shift` must lie in.*shift=3"),
             ({}, (3, 6, 8, 2), r"`inputs` must have the shape.*\(3, 6, 8, 2\)"),
+            (
+                {},
+                {"videos": VIDEO, "segmentation_masks": VIDEO[:3]},
+                r"`segmentation_masks` must have the shape.*\(3, 4, 6\)",
+            ),
         ),
+    ),
+    Case(
+        augmentation.RandomAffine,
+        {"rotation": 20, "scale": 0.2, "shift": 0.2, "seed": 7},
+        MASKED,
+        MASKED,
+        label="masks",
     ),
     Case(
         augmentation.RandomIntensity,

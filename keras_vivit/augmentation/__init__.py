@@ -1,13 +1,22 @@
 """Random changes of videos and volumes, which Keras' own layers do only for images.
 
-Each layer takes videos `(batch, frames, height, width, channels)`, or a dictionary
-`{"videos": ..., "labels": ...}` and then returns one. Labels are integers `(batch,)` or
-soft, `(batch, classes)`. Every sample is changed in its own way, in training alone:
-inside a model `fit` takes care of that, in a data pipeline call the layer with
-`training=True`.
+Each layer takes videos `(batch, frames, height, width, channels)`, or a dictionary of
+them and what belongs to them, and then returns one:
+
+- `"videos"`,
+- `"labels"`: integers `(batch,)` or `(batch, 1)`, or soft, `(batch, classes)`,
+- `"frame_mask"`: `(batch, frames)`, true for the frames that are to be kept,
+- `"segmentation_masks"`: `(batch, frames, height, width)`, a label for each voxel, or
+  `(batch, frames, height, width, channels)`.
+
+What a layer moves it moves in all of them; any other key is an error. Every sample is
+changed in its own way, in training alone: inside a model `fit` takes care of that, in a
+data pipeline call the layer with `training=True`. Pixels and soft labels are float32
+whatever the dtype policy.
 """
 
-from keras_vivit.augmentation.geometry import RandomAffine, RandomFlip
+from keras_vivit.augmentation.flips import RandomFlip
+from keras_vivit.augmentation.geometry import RandomAffine
 from keras_vivit.augmentation.intensity import RandomErasing, RandomIntensity
 from keras_vivit.augmentation.mixing import CutMix, MixUp
 

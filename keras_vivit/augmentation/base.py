@@ -1,63 +1,186 @@
 """What all augmentations share."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+Data = dict[str, Any]
+KEYS = ("videos", "labels", "frame_mask", "segmentation_masks")
+
 
 class Augmentation(keras.layers.Layer):
-    """Splits inputs into videos and labels; subclasses change them in `augment`."""
+    """Takes videos and what belongs to them; subclasses change them in `augment`.
 
-    needs_labels = False
+    Pixels, coordinates and soft labels are float32 whatever the dtype policy: half
+    precision holds neither the places nor the values of 8-bit voxels. Hence `dtype` and
+    `autocast` are there as in every layer, but have no effect.
+    """
 
-    def __init__(self, seed=None, **kwargs):
-        super().__init__(**kwargs)
+    needs: tuple[str, ...] = ()
+    # What is blended with others, and therefore float32 as the videos.
+    blended: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            activity_regularizer=activity_regularizer,
+            autocast=False,
+        )
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def build(self, input_shape):
-        labelled = isinstance(input_shape, dict)
-        if self.needs_labels and not (labelled and "labels" in input_shape):
+    def build(self, input_shape: Any) -> None:
+        self.check_shapes(_as_dictionary(input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        data = self._checked(inputs)
+        for name in self._in_full:
+            if name in data:
+                data[name] = _cast(data[name], "float32")
+        # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
+        if training and data["videos"].shape[0] != 0:
+            self.check_values(data)
+            data.update(self.augment(data))
+        return data if isinstance(inputs, dict) else data["videos"]
+
+    def augment(self, data: Data) -> Data:
+        """Returns the entries of `data` that change."""
+        raise NotImplementedError
+
+    def check_shapes(self, shapes: Data) -> None:
+        """Refuses what is not the shape of `videos`, or does not belong to it."""
+        unknown = [name for name in shapes if name not in KEYS]
+        if unknown:
             raise ValueError(
-                "`inputs` must be a dictionary with 'videos' and 'labels', since the "
-                f"labels change, too. Received: shape={input_shape}"
+                f"`inputs` must have no other keys than {_quoted(KEYS)}, since it is "
+                f"unknown how others change. Received: {_quoted(unknown)}"
             )
-        shape = input_shape["videos"] if labelled else input_shape
-        if len(shape) != 5 or None in shape[1:4]:
+        needed = ("videos", *self.needs)
+        if any(name not in shapes for name in needed):
+            raise ValueError(
+                f"`inputs` must be a dictionary with {_quoted(needed, ' and ')}, which "
+                f"change together. Received: {_quoted(shapes)}, shapes={shapes}"
+            )
+        video = tuple(shapes["videos"])
+        if len(video) != 5 or None in video[1:4]:
             raise ValueError(
                 "`inputs` must have the shape (batch, frames, height, width, "
                 "channels), with known frames, height and width. "
-                f"Received: shape={tuple(shape)}"
+                f"Received: shape={video}"
             )
+        _check_frame_mask(shapes, video)
+        _check_segmentation_masks(shapes, video)
+        _check_batch(shapes, video)
 
-    def call(self, inputs, training=None):
-        if not training:
-            return inputs
-        labelled = isinstance(inputs, dict)
-        videos = inputs["videos"] if labelled else inputs
-        labels = inputs.get("labels") if labelled else None
-        videos, labels = self.augment(ops.cast(videos, self.compute_dtype), labels)
-        if not labelled:
-            return videos
-        changed = {"videos": videos, "labels": labels}
-        return {name: changed.get(name, value) for name, value in inputs.items()}
+    def check_dtypes(self, data: Data) -> None:
+        """Refuses labels whose dtype says that they are something else."""
 
-    def augment(self, videos, labels):
-        raise NotImplementedError
+    def check_values(self, data: Data) -> None:
+        """Refuses wrong labels, where their values can be read."""
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
-    def get_config(self):
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        data = self._checked(inputs)
+        for name, value in data.items():
+            dtype = "float32" if name in self._in_full else None
+            data[name] = _tensors(value, dtype)
+        return data if isinstance(inputs, dict) else data["videos"]
+
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}
 
-    def uniform(self, videos, low, high, n=1):
+    def uniform(self, videos: Any, low: float, high: float, n: int = 1) -> Any:
         """Random numbers `(batch, n)`."""
         shape = (ops.shape(videos)[0], n)
         return keras.random.uniform(
-            shape, low, high, dtype=videos.dtype, seed=self.seed_generator
+            shape, low, high, dtype="float32", seed=self.seed_generator
+        )
+
+    def _checked(self, inputs: Any) -> Data:
+        data = dict(_as_dictionary(inputs))
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), data)
+        self.check_shapes(shapes)
+        self.check_dtypes(data)
+        return data
+
+    @property
+    def _in_full(self) -> tuple[str, ...]:
+        return ("videos", *self.blended)
+
+
+def per_sample(numbers: Any, rank: int = 5) -> Any:
+    """`(batch, 1)` or `(batch,)` to `(batch, 1, ...)` of this rank."""
+    return ops.reshape(numbers, (-1, *[1] * (rank - 1)))
+
+
+def label_shapes(shape: Any) -> list[tuple]:
+    """The shapes of labels, which may be a dictionary for several heads."""
+    if isinstance(shape, dict):
+        return [leaf for value in shape.values() for leaf in label_shapes(value)]
+    return [tuple(shape)]
+
+
+def is_integer(tensor: Any) -> bool:
+    return "int" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _check_frame_mask(shapes: Data, video: tuple) -> None:
+    shape = tuple(shapes.get("frame_mask", video[:2]))
+    if len(shape) != 2 or shape[1] != video[1]:
+        raise ValueError(
+            "`frame_mask` must have the shape (batch, frames). "
+            f"Received: shape={shape}, shape of the videos={video}"
         )
 
 
-def per_sample(numbers):
-    """`(batch, 1)` to `(batch, 1, 1, 1, 1)`."""
-    return ops.reshape(numbers, (-1, 1, 1, 1, 1))
+def _check_segmentation_masks(shapes: Data, video: tuple) -> None:
+    shape = tuple(shapes.get("segmentation_masks", video))
+    if len(shape) not in (4, 5) or shape[1:4] != video[1:4]:
+        raise ValueError(
+            "`segmentation_masks` must have the shape (batch, frames, height, width) "
+            "or (batch, frames, height, width, channels) of the videos. "
+            f"Received: shape={shape}, shape of the videos={video}"
+        )
+
+
+def _check_batch(shapes: Data, video: tuple) -> None:
+    """Other sizes would be broadcast without a word."""
+    for name in shapes:
+        for shape in label_shapes(shapes[name]):
+            if not shape or (None not in (shape[0], video[0]) and shape[0] != video[0]):
+                raise ValueError(
+                    f"`{name}` must have as many samples as the videos. "
+                    f"Received: shape={shape}, shape of the videos={video}"
+                )
+
+
+def _as_dictionary(inputs: Any) -> Data:
+    return inputs if isinstance(inputs, dict) else {"videos": inputs}
+
+
+def _tensors(structure: Any, dtype: str | None) -> Any:
+    """Symbolic tensors of their own; a graph may not lead back to its inputs."""
+    return keras.tree.map_structure(
+        lambda x: keras.KerasTensor(x.shape, dtype or x.dtype), structure
+    )
+
+
+def _cast(structure: Any, dtype: str) -> Any:
+    return keras.tree.map_structure(lambda x: ops.cast(x, dtype), structure)
+
+
+def _quoted(names: Any, separator: str = ", ") -> str:
+    return separator.join(map(repr, names))

@@ -1,80 +1,24 @@
-"""Flips and affine transformations."""
+"""Affine transformations."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_vivit import validation
-from keras_vivit.augmentation.base import Augmentation, per_sample
-from keras_vivit.embeddings import AXES
-
-
-@keras.saving.register_keras_serializable("keras_vivit")
-class RandomFlip(Augmentation):
-    """Mirrors videos along one axis, and swaps the labels that have sides.
-
-    Args:
-        axis: `"frames"`, `"height"` or `"width"`.
-        rate: Float in [0, 1], the share of samples that are mirrored.
-        label_permutation: Tuple of integers: what label `i` becomes in a mirrored
-            sample, for example `(0, 2, 1)` where 1 and 2 are the right and left of a
-            pair. Labels must then be given. Defaults to no change.
-        seed: Optional integer.
-
-    Call arguments:
-        inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
-            `"videos"` and `"labels"`.
-        training: Boolean.
-
-    Returns:
-        The same structure and shapes.
-
-    Raises:
-        ValueError: If the permutation is none, or the labels are missing.
-    """
-
-    def __init__(self, axis="width", rate=0.5, label_permutation=None, **kwargs):
-        super().__init__(**kwargs)
-        self.axis = validation.choice("axis", axis, AXES)
-        self.rate = validation.between("rate", rate, 0, 1)
-        self.label_permutation = label_permutation and tuple(label_permutation)
-        if label_permutation is not None:
-            self.needs_labels = True
-            if sorted(label_permutation) != list(range(len(label_permutation))):
-                raise ValueError(
-                    "`label_permutation` must hold each label once. "
-                    f"Received: label_permutation={label_permutation}"
-                )
-
-    def augment(self, videos, labels):
-        flip = self.uniform(videos, 0, 1) < self.rate  # (batch, 1)
-        mirrored = ops.flip(videos, 1 + AXES.index(self.axis))
-        videos = ops.where(per_sample(flip), mirrored, videos)
-        if self.label_permutation is None:
-            return videos, labels
-        if len(labels.shape) == 1:
-            table = ops.cast(self.label_permutation, labels.dtype)
-            return videos, ops.where(flip[:, 0], ops.take(table, labels), labels)
-        # Column `permutation[i]` of the new labels is column `i` of the old.
-        columns = np.argsort(self.label_permutation)
-        return videos, ops.where(flip, ops.take(labels, columns, axis=1), labels)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "axis": self.axis,
-            "rate": self.rate,
-            "label_permutation": self.label_permutation,
-        }
+from keras_vivit.augmentation.base import Augmentation, Data
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class RandomAffine(Augmentation):
     """Rotates, scales and shifts videos, with trilinear interpolation.
 
-    What comes in from outside repeats the border.
+    What comes in from outside repeats the border. Segmentation masks take the nearest
+    voxel's label. With a `frame_mask` the frames that it leaves out are outside, too:
+    the nearest kept frame takes their place, and the mask moves as the middles of the
+    frames do.
 
     Args:
         rotation: Float, degrees: each of the three angles is at most this large.
@@ -83,34 +27,62 @@ class RandomAffine(Augmentation):
             `1 + scale`.
         shift: Float in [0, 1], the largest shift as a share of each axis.
         seed: Optional integer.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
-            `"videos"` and `"labels"`.
+            `"videos"` and what belongs to them.
         training: Boolean.
 
     Returns:
         The same structure and shapes.
     """
 
-    def __init__(self, rotation=0.0, scale=0.0, shift=0.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.rotation = validation.between("rotation", rotation, 0, 180)
         self.scale = validation.rate("scale", scale)
         self.shift = validation.between("shift", shift, 0, 1)
 
-    def augment(self, videos, labels):
-        size = ops.convert_to_tensor(tuple(videos.shape[1:4]), videos.dtype)
-        turn = _rotation(self.uniform(videos, -1, 1, 3) * np.deg2rad(self.rotation))
+    def augment(self, data: Data) -> Data:
+        videos = data["videos"]
+        shape = tuple(videos.shape[1:4])
+        size = ops.convert_to_tensor(shape, "float32")
+        limit = math.radians(self.rotation)
+        turn = _rotation(self.uniform(videos, -1, 1, 3) * limit)
         zoom = self.uniform(videos, 1 - self.scale, 1 + self.scale)
         shift = self.uniform(videos, -1, 1, 3) * (self.shift * size)
-        grid = np.indices(videos.shape[1:4]).reshape(3, -1)
-        centre = (size[:, None] - 1) / 2
-        offsets = ops.convert_to_tensor(grid, videos.dtype) - centre
-        points = ops.matmul(turn / zoom[..., None], offsets)  # (batch, 3, voxels)
-        return _trilinear(videos, points + centre - shift[..., None]), labels
+        middle = (size[:, None] - 1) / 2
 
-    def get_config(self):
+        def sources(places: Any) -> Any:
+            """Where the voxels at `places` `(3, n)` come from, `(batch, 3, n)`."""
+            offsets = ops.convert_to_tensor(places, "float32") - middle
+            return _product(turn / zoom[..., None], offsets) + middle - shift[..., None]
+
+        points = sources(np.indices(shape).reshape(3, -1))
+        moved = {}
+        if "frame_mask" in data:
+            frames = np.arange(shape[0])
+            centres = [frames, *(np.full(shape[0], (n - 1) / 2) for n in shape[1:])]
+            origins = _nearest_index(sources(np.stack(centres))[:, 0], shape[0])
+            moved["frame_mask"] = _take_frames(data["frame_mask"], origins)
+            data = _without_masked_frames(data)
+        if "segmentation_masks" in data:
+            moved["segmentation_masks"] = _nearest(data["segmentation_masks"], points)
+        return {**moved, "videos": _trilinear(data["videos"], points)}
+
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "rotation": self.rotation,
@@ -119,7 +91,7 @@ class RandomAffine(Augmentation):
         }
 
 
-def _rotation(angles):
+def _rotation(angles: Any) -> Any:
     """Matrices `(batch, 3, 3)` of turns about the three axes, one after another."""
     cos, sin = ops.cos(angles), ops.sin(angles)
     one, zero = ops.ones_like(angles[:, 0]), ops.zeros_like(angles[:, 0])
@@ -129,31 +101,72 @@ def _rotation(angles):
         rows[i][i] = rows[j][j] = cos[:, axis]
         rows[i][j], rows[j][i] = -sin[:, axis], sin[:, axis]
         turn = ops.stack([ops.stack(row, axis=-1) for row in rows], axis=-2)
-        total = turn if total is None else ops.matmul(turn, total)
+        total = turn if total is None else _product(turn, total)
     return total
 
 
-def _trilinear(videos, points):
+def _product(matrices: Any, columns: Any) -> Any:
+    """`(batch, 3, 3)` times `(..., 3, n)`; GPUs would multiply matrices in TF32."""
+    return sum(matrices[..., i : i + 1] * columns[..., i : i + 1, :] for i in range(3))
+
+
+def _trilinear(videos: Any, points: Any) -> Any:
     """Samples videos at `points` `(batch, 3, voxels)`, clamped to the border."""
-    size, channels = tuple(videos.shape[1:4]), videos.shape[-1]
-    last = ops.convert_to_tensor(size, points.dtype)[:, None] - 1
+    size = tuple(videos.shape[1:4])
+    last = ops.convert_to_tensor(size, "float32")[:, None] - 1
     points = ops.minimum(ops.maximum(points, 0), last)
     low = ops.minimum(ops.floor(points), ops.maximum(last - 1, 0))
     weight = points - low
-    low = ops.cast(low, "int32")
-    voxels = math.prod(size)
-    flat = ops.reshape(videos, (-1, channels))
-    strides = (size[1] * size[2], size[2], 1)
-    index = ops.arange(ops.shape(videos)[0], dtype="int32")[:, None] * voxels
-    for axis, stride in enumerate(strides):
-        index = index + low[:, axis] * stride
+    flat, index = _flat(videos, ops.cast(low, "int32"))
     # An axis of one voxel has no neighbour.
-    steps = [stride * (n > 1) for stride, n in zip(strides, size, strict=True)]
+    steps = [n * (k > 1) for n, k in zip(_strides(size), size, strict=True)]
 
-    def sample(index, axis=0):
+    def sample(index: Any, axis: int = 0) -> Any:
         if axis == 3:
             return ops.take(flat, index, axis=0)  # (batch, voxels, channels)
         lower, upper = sample(index, axis + 1), sample(index + steps[axis], axis + 1)
         return lower + weight[:, axis, :, None] * (upper - lower)
 
     return ops.reshape(sample(index), ops.shape(videos))
+
+
+def _nearest(masks: Any, points: Any) -> Any:
+    """Takes the voxels that are nearest to `points` `(batch, 3, voxels)`."""
+    places = [_nearest_index(points[:, i], n) for i, n in enumerate(masks.shape[1:4])]
+    flat, index = _flat(masks, ops.stack(places, axis=1))
+    return ops.reshape(ops.take(flat, index, axis=0), ops.shape(masks))
+
+
+def _nearest_index(places: Any, size: int) -> Any:
+    """Integers, clamped to the border; halves belong to the higher neighbour."""
+    return ops.cast(ops.clip(ops.floor(places + 0.5), 0, size - 1), "int32")
+
+
+def _strides(size: tuple[int, ...]) -> tuple[int, int, int]:
+    return size[1] * size[2], size[2], 1
+
+
+def _flat(x: Any, places: Any) -> Any:
+    """All voxels in one row, and where `places` `(batch, 3, n)` are in it."""
+    size = tuple(x.shape[1:4])
+    index = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] * math.prod(size)
+    for axis, stride in enumerate(_strides(size)):
+        index = index + places[:, axis] * stride
+    return ops.reshape(x, (-1, *x.shape[4:])), index
+
+
+def _take_frames(x: Any, frames: Any) -> Any:
+    """Frames `(batch, n)` by their numbers."""
+    first = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] * x.shape[1]
+    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), first + frames, axis=0)
+
+
+def _without_masked_frames(data: Data) -> Data:
+    """Puts the nearest kept frame in place of each that the mask leaves out."""
+    mask = ops.cast(data["frame_mask"], "bool")
+    n = mask.shape[1]
+    distance = np.abs(np.arange(n)[:, None] - np.arange(n))  # (new, old)
+    distance = ops.convert_to_tensor(distance, "int32") + ops.where(mask, 0, n)[:, None]
+    frames = ops.cast(ops.argmin(distance, axis=-1), "int32")
+    names = [name for name in ("videos", "segmentation_masks") if name in data]
+    return {**data, **{name: _take_frames(data[name], frames) for name in names}}

@@ -1,11 +1,13 @@
 """Changes of values, and their loss."""
 
+import math
+from typing import Any
+
 import keras
-import numpy as np
 from keras import ops
 
 from keras_vivit import validation
-from keras_vivit.augmentation.base import Augmentation, per_sample
+from keras_vivit.augmentation.base import Augmentation, Data, per_sample
 from keras_vivit.embeddings import AXES
 
 
@@ -21,10 +23,11 @@ class RandomIntensity(Augmentation):
         value_range: Tuple, the lowest and highest value; `offset` and `noise` are
             shares of their distance, and results are clipped to it.
         seed: Optional integer.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
-            `"videos"` and `"labels"`.
+            `"videos"` and what belongs to them.
         training: Boolean.
 
     Returns:
@@ -33,14 +36,19 @@ class RandomIntensity(Augmentation):
 
     def __init__(
         self,
-        gain=0.0,
-        offset=0.0,
-        gamma=0.0,
-        noise=0.0,
-        value_range=(0, 255),
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+        gain: float = 0.0,
+        offset: float = 0.0,
+        gamma: float = 0.0,
+        noise: float = 0.0,
+        value_range: tuple[float, float] = (0, 255),
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.gain = validation.rate("gain", gain)
         self.offset = validation.between("offset", offset, 0, 1)
         self.gamma = validation.between("gamma", gamma, 0, 10)
@@ -52,11 +60,11 @@ class RandomIntensity(Augmentation):
                 f"Received: value_range={value_range}"
             )
 
-    def augment(self, videos, labels):
+    def augment(self, data: Data) -> Data:
         low, high = self.value_range
-        x = (videos - low) / (high - low)
+        x = (data["videos"] - low) / (high - low)
         if self.gamma:
-            limit = np.log1p(self.gamma)
+            limit = math.log1p(self.gamma)
             exponent = per_sample(ops.exp(self.uniform(x, -limit, limit)))
             # Powers of exactly zero have no gradient.
             x = ops.power(ops.clip(x, 1e-6, 1), exponent)
@@ -67,9 +75,9 @@ class RandomIntensity(Augmentation):
                 ops.shape(x), dtype=x.dtype, seed=self.seed_generator
             )
             x = x + noise * per_sample(self.uniform(x, 0, self.noise))
-        return low + ops.clip(x, 0, 1) * (high - low), labels
+        return {"videos": low + ops.clip(x, 0, 1) * (high - low)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "gain": self.gain,
@@ -89,10 +97,11 @@ class RandomErasing(Augmentation):
         rate: Float in [0, 1), the share of tubelets that are erased.
         value: Float, what they are filled with.
         seed: Optional integer.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`, or a dictionary with
-            `"videos"` and `"labels"`.
+            `"videos"` and what belongs to them.
         training: Boolean.
 
     Returns:
@@ -102,23 +111,35 @@ class RandomErasing(Augmentation):
         [Random Erasing, Zhong et al., 2020](https://arxiv.org/abs/1708.04896)
     """
 
-    def __init__(self, tubelet_size, rate, value=0.0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        tubelet_size: tuple[int, int, int],
+        rate: float,
+        value: float = 0.0,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
         self.rate = validation.rate("rate", rate)
         self.value = float(value)
 
-    def augment(self, videos, labels):
+    def augment(self, data: Data) -> Data:
+        videos = data["videos"]
         size = videos.shape[1:4]
         grid = [-(-n // p) for n, p in zip(size, self.tubelet_size, strict=True)]
-        numbers = self.uniform(videos, 0, 1, int(np.prod(grid)))
+        numbers = self.uniform(videos, 0, 1, math.prod(grid))
         erased = ops.reshape(numbers < self.rate, (-1, *grid, 1))
         for axis, repeats in enumerate(self.tubelet_size, start=1):
             erased = ops.repeat(erased, repeats, axis=axis)
         erased = erased[:, : size[0], : size[1], : size[2]]
-        return ops.where(erased, ops.cast(self.value, videos.dtype), videos), labels
+        return {"videos": ops.where(erased, ops.cast(self.value, "float32"), videos)}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "tubelet_size": self.tubelet_size,

@@ -1,65 +1,122 @@
 """Mixtures of two samples and of their labels."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_vivit import validation
-from keras_vivit.augmentation.base import Augmentation, per_sample
+from keras_vivit.augmentation.base import (
+    Augmentation,
+    Data,
+    is_integer,
+    label_shapes,
+    per_sample,
+)
 
 
 class _Mixing(Augmentation):
-    """Mixes every sample with another of the batch, and their soft labels."""
+    """Mixes every sample with another of the batch, and their soft labels.
 
-    needs_labels = True
+    Of two clips with a `frame_mask` only the frames that both have are mixed, and
+    labels count the voxels of the frames that the first one has.
+    """
 
-    def __init__(self, alpha=1.0, rate=1.0, **kwargs):
-        super().__init__(**kwargs)
+    needs = ("labels",)
+    blended: tuple[str, ...] = ("labels",)
+
+    def __init__(self, alpha: float, rate: float, *options: Any) -> None:
+        super().__init__(*options)
         self.alpha = validation.between("alpha", alpha, 1e-6, 100)
         self.rate = validation.between("rate", rate, 0, 1)
 
-    def build(self, input_shape):
-        super().build(input_shape)
-        if len(input_shape["labels"]) != 2:
-            raise ValueError(
-                "`labels` must be soft, of shape (batch, classes). "
-                f"Received: shape={tuple(input_shape['labels'])}"
-            )
+    def check_shapes(self, shapes: Data) -> None:
+        super().check_shapes(shapes)
+        for shape in label_shapes(shapes["labels"]):
+            if len(shape) != 2:
+                raise ValueError(
+                    "`labels` must be soft, of shape (batch, classes). "
+                    f"Received: shape={shape}"
+                )
 
-    def augment(self, videos, labels):
-        labels = ops.cast(labels, videos.dtype)
+    def check_dtypes(self, data: Data) -> None:
+        for name in self.blended:
+            for x in keras.tree.flatten(data.get(name, ())):
+                if x.shape[-1] == 1 and is_integer(x):
+                    raise ValueError(
+                        f"`{name}` must be soft, a column for each class: integers in "
+                        "one column are class numbers, which cannot be blended. "
+                        f"Received: shape={tuple(x.shape)}, dtype={x.dtype}"
+                    )
+
+    def augment(self, data: Data) -> Data:
+        videos = data["videos"]
         batch = ops.shape(videos)[0]
         order = ops.argsort(self.uniform(videos, 0, 1)[:, 0])
         kept = keras.random.beta(
-            (batch, 1), self.alpha, self.alpha, videos.dtype, self.seed_generator
+            (batch, 1), self.alpha, self.alpha, "float32", self.seed_generator
         )
         kept = ops.where(self.uniform(videos, 0, 1) < self.rate, kept, 1)
-        videos, kept = self.mix(videos, ops.take(videos, order, axis=0), kept)
-        return videos, kept * labels + (1 - kept) * ops.take(labels, order, axis=0)
+        others = keras.tree.map_structure(lambda x: ops.take(x, order, axis=0), data)
+        own = self.own_share(videos, kept)  # Broadcasts to (batch, ..., 1).
+        if "frame_mask" in data:
+            mask = ops.cast(data["frame_mask"], "bool")
+            both = ops.logical_and(mask, ops.cast(others["frame_mask"], "bool"))
+            own = ops.where(both[..., None, None, None], own, 1)
+            share = _over_frames(own, mask)
+        else:
+            share = ops.mean(own, axis=(1, 2, 3))  # (batch, 1)
+        mixed = {"videos": self.mix(videos, others["videos"], own)}
+        if "segmentation_masks" in data:
+            masks, other = data["segmentation_masks"], others["segmentation_masks"]
+            places = own if len(masks.shape) == 5 else own[..., 0]
+            mixed["segmentation_masks"] = self.mix(masks, other, places)
+        mixed["labels"] = keras.tree.map_structure(
+            lambda x, other: share * x + (1 - share) * other,
+            data["labels"],
+            others["labels"],
+        )
+        return mixed
 
-    def mix(self, videos, others, kept):
-        """Returns mixed videos, and the share `(batch, 1)` of the first ones."""
+    def own_share(self, videos: Any, kept: Any) -> Any:
+        """What stays of each voxel, if `kept` `(batch, 1)` is to stay of the whole."""
         raise NotImplementedError
 
-    def get_config(self):
+    def mix(self, x: Any, others: Any, own: Any) -> Any:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha": self.alpha, "rate": self.rate}
+
+
+def _over_frames(own: Any, mask: Any) -> Any:
+    """Mean `(batch, 1)` of the shares in the frames that a mask keeps."""
+    mask = ops.cast(mask, own.dtype)
+    lost = ops.sum((1 - ops.mean(own, axis=(2, 3, 4))) * mask, axis=1, keepdims=True)
+    return 1 - lost / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1)
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class MixUp(_Mixing):
     """Blends each video, and its label, with another one's of the batch.
 
+    With a `frame_mask` only frames that both videos have are blended, and the label's
+    shares are those of the frames that the mask keeps. Segmentation masks must be soft
+    as the labels, with a channel for each class.
+
     Args:
         alpha: Float, the shares are drawn from Beta(alpha, alpha).
         rate: Float in [0, 1], the share of samples that are mixed.
         seed: Optional integer.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
-        inputs: Dictionary with `"videos"` `(batch, frames, height, width, channels)`
-            and soft `"labels"` `(batch, classes)`.
+        inputs: Dictionary with `"videos"` `(batch, frames, height, width, channels)`,
+            soft `"labels"` `(batch, classes)`, and what else belongs to them.
         training: Boolean.
 
     Returns:
-        The same structure and shapes.
+        The same structure and shapes; labels are float32.
 
     Raises:
         ValueError: If the labels are missing, or are not soft.
@@ -68,29 +125,60 @@ class MixUp(_Mixing):
         [mixup, Zhang et al., 2018](https://arxiv.org/abs/1710.09412)
     """
 
-    def mix(self, videos, others, kept):
-        share = per_sample(kept)
-        return share * videos + (1 - share) * others, kept
+    blended = ("labels", "segmentation_masks")
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        rate: float = 1.0,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        options = (seed, name, dtype, trainable, activity_regularizer, autocast)
+        super().__init__(alpha, rate, *options)
+
+    def check_shapes(self, shapes: Data) -> None:
+        super().check_shapes(shapes)
+        shape = shapes.get("segmentation_masks")
+        if shape is not None and len(shape) != 5:
+            raise ValueError(
+                "`segmentation_masks` must be soft to be blended, of shape (batch, "
+                f"frames, height, width, classes). Received: shape={tuple(shape)}"
+            )
+
+    def own_share(self, videos: Any, kept: Any) -> Any:
+        return per_sample(kept)
+
+    def mix(self, x: Any, others: Any, own: Any) -> Any:
+        # Zero times what a mask hides may be NaN.
+        return ops.where(own < 1, own * x + (1 - own) * others, x)
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class CutMix(_Mixing):
     """Replaces a box of each video by that of another one, and mixes their labels.
 
-    Labels are mixed by the exact share of voxels.
+    Labels are mixed by the exact share of voxels. With a `frame_mask` the box reaches
+    only into frames that both videos have, and the voxels of the frames that the mask
+    keeps are counted. Segmentation masks get the same box.
 
     Args:
         alpha: Float, the boxes' shares of the volume are drawn from Beta(alpha, alpha).
         rate: Float in [0, 1], the share of samples that are mixed.
         seed: Optional integer.
+        name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
-        inputs: Dictionary with `"videos"` `(batch, frames, height, width, channels)`
-            and soft `"labels"` `(batch, classes)`.
+        inputs: Dictionary with `"videos"` `(batch, frames, height, width, channels)`,
+            soft `"labels"` `(batch, classes)`, and what else belongs to them.
         training: Boolean.
 
     Returns:
-        The same structure and shapes.
+        The same structure and shapes; labels are float32.
 
     Raises:
         ValueError: If the labels are missing, or are not soft.
@@ -99,17 +187,33 @@ class CutMix(_Mixing):
         [CutMix, Yun et al., 2019](https://arxiv.org/abs/1905.04899)
     """
 
-    def mix(self, videos, others, kept):
-        size = ops.convert_to_tensor(tuple(videos.shape[1:4]), videos.dtype)
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        rate: float = 1.0,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        activity_regularizer: Any = None,
+        autocast: bool = False,
+    ) -> None:
+        options = (seed, name, dtype, trainable, activity_regularizer, autocast)
+        super().__init__(alpha, rate, *options)
+
+    def own_share(self, videos: Any, kept: Any) -> Any:
+        size = ops.convert_to_tensor(tuple(videos.shape[1:4]), "float32")
         side = ops.power(1 - kept, 1 / 3) * size  # (batch, 3)
         centre = self.uniform(videos, 0, 1, 3) * size
-        inside = True
+        outside = False
         for axis, n in enumerate(videos.shape[1:4]):
-            place = ops.arange(n, dtype=videos.dtype) + 0.5
+            place = ops.arange(n, dtype="float32") + 0.5
             distance = ops.abs(place - centre[:, axis : axis + 1])
-            along = distance < side[:, axis : axis + 1] / 2  # (batch, n)
+            beyond = distance >= side[:, axis : axis + 1] / 2  # (batch, n)
             shape = [1, 1, 1]
             shape[axis] = n
-            inside = ops.logical_and(inside, ops.reshape(along, (-1, *shape, 1)))
-        share = ops.mean(ops.cast(inside, videos.dtype), axis=(1, 2, 3))  # (batch, 1)
-        return ops.where(inside, others, videos), 1 - share
+            outside = ops.logical_or(outside, ops.reshape(beyond, (-1, *shape, 1)))
+        return ops.cast(outside, "float32")
+
+    def mix(self, x: Any, others: Any, own: Any) -> Any:
+        return ops.where(own < 1, others, x)
