@@ -40,7 +40,7 @@ def run_tests(session, backend, *requirements):
     session.install(*groups(backend, "test"))
     # Without their dependencies: PyTorch, torchvision, tensorflow-text.
     session.install("--no-deps", "medmnist", "keras-hub", "vit-pytorch")
-    session.install(".[examples,hf,scenic,search]", *requirements)
+    session.install(".[examples,hf,scenic,search,video,volume]", *requirements)
     # Compiling keeps one core busy: files go to several processes.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
     environment = {"KERAS_BACKEND": backend}

@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from keras_vivit import augmentation, initializers
+from keras_vivit import augmentation, data, initializers
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
     DropPath,
@@ -29,6 +29,7 @@ __all__ = [
     "ViViTClassifier",
     "ViViTEncoderBlock",
     "augmentation",
+    "data",
     "initializers",
     "layout_map",
     "resize_position_table",

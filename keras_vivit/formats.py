@@ -4,7 +4,6 @@ Nothing in a file is executed, and no tensor is read before it is asked for.
 """
 
 import functools
-import importlib
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+
+from keras_vivit.extras import optional_package
 
 Tensors = dict[str, Callable[[], np.ndarray]]
 
@@ -28,16 +29,6 @@ class Checkpoint(NamedTuple):
 
     tensors: Tensors
     settings: dict[str, Any]
-
-
-def optional_package(name, extra):
-    """Imports a package that only one of the formats needs."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'This checkpoint needs the package {name}: pip install "{extra}"'
-        ) from error
 
 
 # === The weights of presets ===

@@ -32,6 +32,14 @@ def rate(name, value):
     return float(value)
 
 
+def positive_number(name, value):
+    if not _is_number(value) or not 0 < float(value) < float("inf"):
+        raise ValueError(
+            f"`{name}` must be a positive number. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
 def between(name, value, low, high):
     if not _is_number(value) or not low <= float(value) <= high:
         raise ValueError(
