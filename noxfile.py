@@ -47,7 +47,7 @@ def install_all(session, backend, *requirements):
     install(session, *groups(backend, "slow"))
     # Without their dependencies: PyTorch, torchvision, tensorflow-text.
     install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
-    install(session, ".[examples,hf,scenic,search]", *requirements)
+    install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
 
 
 def run_tests(session, backend, *arguments):
@@ -63,7 +63,7 @@ def run_tests(session, backend, *arguments):
 def tests(session, backend):
     """The tests that are not marked `slow` on one backend, with the newest Keras."""
     install(session, *groups(f"{backend}-alone", "test"))
-    install(session, ".[examples,hf,scenic,search]")
+    install(session, ".[examples,hf,scenic,search,video,volume]")
     run_tests(session, backend, "-m", "not slow")
 
 

@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from keras_vivit import augmentation, config, initializers
+from keras_vivit import augmentation, config, data, initializers
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
     FactorizedDotProductBlock,
@@ -30,6 +30,7 @@ __all__ = [
     "ViViTEncoderBlock",
     "augmentation",
     "config",
+    "data",
     "initializers",
     "layout_map",
     "resize_position_table",

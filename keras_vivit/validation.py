@@ -40,6 +40,14 @@ def rate(name: str, value: Any) -> float:
     return float(value)
 
 
+def positive_number(name: str, value: Any) -> float:
+    if not _is_number(value) or not 0 < float(value) < float("inf"):
+        raise ValueError(
+            f"`{name}` must be a positive number. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
 def between(name: str, value: Any, low: float, high: float) -> float:
     if not _is_number(value) or not low <= float(value) <= high:
         raise ValueError(

@@ -1,4 +1,9 @@
-"""Random inputs and weights, outputs as NumPy arrays, and a mark for backends."""
+"""Random inputs and weights, outputs as arrays, files to read, a mark for backends."""
+
+import os
+import pathlib
+from importlib import import_module
+from importlib.util import find_spec
 
 import keras
 import numpy as np
@@ -53,3 +58,38 @@ def flat(outputs):
     """A list of float32 arrays, one for each tensor."""
     leaves = keras.tree.flatten(outputs)
     return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in leaves]
+
+
+# === Files ===
+
+needs_av = pytest.mark.skipif(not find_spec("av"), reason="needs the package av")
+
+
+def moving_video(frames=8, height=24, width=32, seed=0):
+    """Noise that moves to the right by a pixel each frame, uint8."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), "uint8")
+    return np.stack([np.roll(noise, shift, axis=1) for shift in range(frames)])
+
+
+def write_video(path, frames, rate=10, codec="png", pix_fmt="rgb24"):
+    """Encodes frames `(frames, height, width, 3)`, by default without loss."""
+    av = import_module("av")
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def data_folder(*parts):
+    """A folder or file of the data that tests may use, or skips."""
+    root = os.environ.get("KERAS_VIVIT_DATA")
+    path = pathlib.Path(root or "", *parts)
+    if not root or not path.exists():
+        pytest.skip(f"KERAS_VIVIT_DATA names no folder with {'/'.join(parts)}")
+    return path

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from keras_vivit.checkpoints.tensors import optional_package
+from keras_vivit.extras import optional_package
 
 
 def download(source):

@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 
-from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, optional_package
+from keras_vivit.checkpoints.tensors import Checkpoint, Tensor
+from keras_vivit.extras import optional_package
 
 # Where the model's tensors are. `optimizer` is from before Scenic left `flax.optim`.
 ROOTS = ("optimizer/target/params/", "optimizer/target/", "params/params/", "params/")

@@ -4,7 +4,6 @@ Nothing in a file is executed.
 """
 
 import functools
-import importlib
 import json
 import os
 import zipfile
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_vivit.extras import optional_package
 
 
 class Tensor(NamedTuple):
@@ -41,16 +42,6 @@ class Checkpoint(NamedTuple):
 
     tensors: Tensors
     settings: dict[str, Any]
-
-
-def optional_package(name, extra):
-    """Imports a package that only one of the formats needs."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'This checkpoint needs the package {name}: pip install "{extra}"'
-        ) from error
 
 
 def read_json(path):

@@ -16,9 +16,9 @@ from keras_vivit.checkpoints.tensors import (
     Tensor,
     Tensors,
     open_weights,
-    optional_package,
     read_json,
 )
+from keras_vivit.extras import optional_package
 
 ATTENTION, MLP = BLOCK["attention"], BLOCK["mlp"]
 ACTIVATIONS = {

@@ -1,0 +1,18 @@
+"""Video and volume files: reading, sampling, batches, and predictions on many views.
+
+What this needs beyond Keras and NumPy comes with two extras, `keras-vivit[video]` and
+`keras-vivit[volume]`, and is imported when it is first used.
+"""
+
+from keras_vivit.data.sampling import sample_clips, three_crops
+from keras_vivit.data.video import read_video, video_info
+from keras_vivit.data.volume import read_volume, volume_info
+
+__all__ = [
+    "read_video",
+    "read_volume",
+    "sample_clips",
+    "three_crops",
+    "video_info",
+    "volume_info",
+]
