@@ -137,26 +137,38 @@ def layer_scales(model, decay):
     return {path: decay ** (depth + 1 - d) for path, d in depths.items()}
 
 
-class ScaledAdamW(keras.optimizers.AdamW):
+class ScaledAdamW(keras.optimizers.Adam):
     """AdamW with a factor of the learning rate for each variable.
+
+    The decay of a kernel is scaled with its learning rate. Position tables, biases
+    and norms do not decay.
 
     Args:
         scales: Dictionary, path of a variable -> factor. Others have 1.
         learning_rate: Float.
+        weight_decay: Float, the decay of kernels.
     """
 
-    def __init__(self, scales, learning_rate):
-        super().__init__(learning_rate, weight_decay=0.01, clipnorm=1.0)
+    def __init__(self, scales, learning_rate, weight_decay=0.01):
+        super().__init__(learning_rate, clipnorm=1.0)
         self.scales = scales
+        self.kernel_decay = weight_decay
 
     def build(self, variables):
         super().build(variables)
         self.factors = [self.scales.get(variable.path, 1) for variable in variables]
+        self.decays = [
+            self.kernel_decay if "kernel" in variable.name else 0
+            for variable in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
-        # TensorFlow's own variables come here, which have no path.
-        factor = self.factors[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
+        # By index: on TensorFlow, `variable` is a `tf.Variable`, which has no path.
+        index = self._get_variable_index(variable)
+        rate = learning_rate * self.factors[index]
+        if self.decays[index]:
+            self.assign_sub(variable, variable * rate * self.decays[index])
+        super().update_step(gradient, variable, rate)
 
 
 # === Videos ===

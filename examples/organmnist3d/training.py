@@ -114,8 +114,18 @@ def build(data, configuration):
     return model
 
 
+# Regular expressions that Keras searches for in the names and paths of variables.
+NOT_A_KERNEL = "^(?!.*kernel)"
+NOT_OF_AN_MLP = r"^(?!.*/mlp/\w+/kernel$)"
+
+
 def optimizer(configuration, steps):
-    """Returns the optimizer for epochs of so many steps; it decays kernels alone."""
+    """Returns the optimizer of a configuration, for epochs of `steps` steps.
+
+    `"muon"` updates the kernels of the MLPs by Muon and all other variables by AdamW.
+    Kernels alone decay, all of them at the same rate: position tables, class tokens,
+    biases and norms do not.
+    """
     rate, warmup = configuration["learning_rate"], configuration["warmup_epochs"]
     if warmup is not None:
         rate = keras.optimizers.schedules.CosineDecay(
@@ -128,12 +138,15 @@ def optimizer(configuration, steps):
     if (momentum := configuration["ema_momentum"]) is not None:
         options |= {"use_ema": True, "ema_momentum": momentum}
     if configuration["optimizer"] == "muon":
-        # For the matrices of the MLPs; Keras trains all else with AdamW.
-        found = keras.optimizers.Muon(rate, exclude_layers=["head"], **options)
+        optimizer = keras.optimizers.Muon(
+            rate, exclude_layers=[NOT_OF_AN_MLP], **options
+        )
+        # Not an argument: Keras 3.11 has a single decay.
+        optimizer.adam_weight_decay = configuration["weight_decay"]
     else:
-        found = keras.optimizers.AdamW(rate, **options)
-    found.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
-    return found
+        optimizer = keras.optimizers.AdamW(rate, **options)
+    optimizer.exclude_from_weight_decay(var_names=[NOT_A_KERNEL])
+    return optimizer
 
 
 def train(data, configuration, folder, callbacks=()):
