@@ -23,7 +23,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from distributed import Checkpoint
+from common.command_line import positive, whole
+from common.resuming import Checkpoint
 
 import keras_vivit
 
@@ -60,10 +61,15 @@ def parse(arguments):
     add("--rank", type=int, default=4, help="of the adapters")
     add("--decay", type=float, default=0.75, help="of learning rates, layerwise")
     add("--learning-rate", type=float, help=f"default: {LEARNING_RATES}")
-    add("--epochs", type=int, default=10)
-    add("--batch-size", type=int, default=16)
-    add("--seed", type=int, default=0)
-    add("--videos", type=int, default=512, help="made up for the checkpoint; 1/8 after")
+    add("--epochs", type=positive, default=10)
+    add("--batch-size", type=positive, default=16)
+    add("--seed", type=whole, default=0)
+    add(
+        "--videos",
+        type=positive,
+        default=512,
+        help="made up for the checkpoint; 1/8 after",
+    )
     add("--out", type=Path, default=Path("runs/finetune"), help="folder of results")
     return parser.parse_args(arguments)
 
@@ -88,7 +94,7 @@ def run(options):
         video_shape=data["train_images"].shape[1:],
     )
     prepare(model, options)
-    checkpoint = Checkpoint(options)
+    checkpoint = Checkpoint(options.out)
     initial_epoch = checkpoint.load(model)
     fit(model, data, options, initial_epoch=initial_epoch, callbacks=[checkpoint])
     _, accuracy = model.evaluate(data["val_images"], data["val_labels"], verbose=0)
