@@ -1,1 +1,1 @@
-"""What several examples share: command line, resuming, devices, progress, report."""
+"""What the examples share: command line, batches, resuming, progress, report."""

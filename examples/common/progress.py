@@ -38,7 +38,7 @@ class ProgressLine(keras.callbacks.Callback):
             self.start = now
         if self.rewrites and now - self.shown > 0.5:
             self.shown = now
-            self.rewrite(self.line(self.epoch, batch, now))
+            self.rewrite(self.line(self.epoch + 1, self.epoch, batch, now))
         self.steps_done += 1
 
     def on_epoch_end(self, epoch, logs=None):
@@ -51,20 +51,22 @@ class ProgressLine(keras.callbacks.Callback):
             self.write(f"An epoch takes {whole:.1f} s: {left} to go.")
         tenth = max(epochs // 10, 1)
         if not self.rewrites and ((epoch + 1) % tenth == 0 or epoch + 1 == epochs):
-            self.write(self.line(epoch + 1, 0, now))
+            self.write(self.line(epoch + 1, epoch + 1, 0, now))
 
     def on_train_end(self, logs=None):
         if self.rewrites:
-            self.write(self.line(self.epoch + 1, 0, time.perf_counter()))
+            now = time.perf_counter()
+            self.write(self.line(self.epoch + 1, self.params["epochs"], 0, now))
 
     def seconds_a_step(self, now):
         return (now - self.start) / (self.steps_done - 1) if self.steps_done > 1 else 0
 
-    def line(self, done, batch, now):
+    def line(self, number, epochs_done, batch, now):
         epochs, steps = self.params["epochs"], self.params["steps"]
-        left = self.seconds_a_step(now) * ((epochs - done) * steps - batch)
-        running = min(done + bool(batch), epochs)
-        text = f"Epoch {running}/{epochs}{self.accuracy}"
+        left = self.seconds_a_step(now) * ((epochs - epochs_done) * steps - batch)
+        text = f"Epoch {number}/{epochs}{self.accuracy}"
+        if self.steps_done == 0:
+            return f"{text}, compiling"
         return f"{text}, {duration(left)} left" if left else text
 
     def rewrite(self, text):

@@ -5,8 +5,6 @@ import os
 import platform
 import shutil
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -17,6 +15,7 @@ from keras_vivit import augmentation
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common.batches import RepeatableBatches
 from common.devices import fill_up, shares, with_weights
 from common.progress import ProgressLine
 from common.resuming import (
@@ -30,11 +29,8 @@ from common.run_folder import read_history
 # === Batches ===
 
 
-class Batches(keras.utils.PyDataset):
+class Batches(RepeatableBatches):
     """Volumes and one-hot labels, shuffled and augmented anew in every epoch.
-
-    A batch depends on the seed, the epoch and its index alone. A thread therefore
-    makes the next ones while the model trains on this one.
 
     Args:
         split: `data.Split`.
@@ -42,44 +38,17 @@ class Batches(keras.utils.PyDataset):
         batch_size: Integer.
         seed: Integer.
         augment: List of layers from `keras_vivit.augmentation`.
-        ahead: Integer, number of batches that are made ahead of time.
     """
 
-    def __init__(self, split, num_classes, batch_size, seed, augment=(), ahead=2):
-        super().__init__()
+    def __init__(self, split, num_classes, batch_size, seed, augment=()):
+        super().__init__(seed)
         self.images = split.images
         self.labels = one_hot(split.labels, num_classes)
         self.batch_size = batch_size
-        self.seed = seed
         self.augment = augment
-        self.ahead = ahead
-        self.made = {}  # (epoch, index) -> future
-        self.lock = threading.Lock()  # TensorFlow may still peek at the first batch.
-        # Keras keeps the distribution for each thread.
-        self.thread = ThreadPoolExecutor(
-            1,
-            initializer=keras.distribution.set_distribution,
-            initargs=(keras.distribution.distribution(),),
-        )
-        self.start_epoch(0)
-
-    def start_epoch(self, epoch):
-        with self.lock:
-            self.epoch = epoch
-            self.made = {k: made for k, made in self.made.items() if k[0] == epoch}
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
-
-    def __getitem__(self, index):
-        with self.lock:
-            first = self.epoch * len(self) + index
-            keys = [divmod(first + i, len(self)) for i in range(1 + self.ahead)]
-            for key in keys:
-                if key not in self.made:
-                    self.made[key] = self.thread.submit(self.make, *key)
-            made = self.made.pop(keys[0])
-        return made.result()
 
     def make(self, epoch, index):
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
