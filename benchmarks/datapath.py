@@ -19,7 +19,6 @@ def measure(case, batches=8, epochs=4):
     import configs
     import data
     import training
-    from batches import Batches, layers_for
 
     configuration = {
         **configs.TUNED,
@@ -35,8 +34,8 @@ def measure(case, batches=8, epochs=4):
     )
     model = training.build(volumes, configuration)
     settings = configuration["augmentation"] if case["augment"] else None
-    layers = layers_for(settings, volumes.sides)
-    source = Batches(volumes.train, len(volumes.class_names), size, 0, layers)
+    layers = training.layers_for(settings, volumes.sides)
+    source = training.Batches(volumes.train, len(volumes.class_names), size, 0, layers)
     history = model.fit(
         source,
         epochs=epochs,

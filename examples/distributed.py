@@ -28,6 +28,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from common.command_line import positive
+from common.resuming import Checkpoint
 
 import keras_vivit
 
@@ -58,8 +60,8 @@ def parse(arguments):
     add("--variant", default="spatio_temporal", help="of the ViViT paper")
     add("--devices", type=int, help="JAX: all; TensorFlow: virtual CPUs")
     add("--model-parallel", type=int, default=1, metavar="M", help="JAX only")
-    add("--epochs", type=int, default=4)
-    add("--steps", type=int, default=5, help="of an epoch")
+    add("--epochs", type=positive, default=4)
+    add("--steps", type=positive, default=5, help="of an epoch")
     add("--out", type=Path, help="folder of the checkpoint")
     return parser.parse_args(arguments)
 
@@ -122,53 +124,6 @@ def report(epoch, step, loss):
     print(f"epoch {epoch + 1} step {step + 1} loss {loss:.6f}", flush=True)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Whole variables in one file, which any number of devices can go on with.
-
-    Args:
-        options: With the folder, or `None` for no checkpoint.
-        to_numpy: Function that returns a whole variable; every process calls it.
-        writes: Boolean, whether this process writes the file.
-        wait: Function that returns when every process has called it: none starts
-            an epoch before the last one is safe.
-    """
-
-    def __init__(
-        self,
-        options,
-        to_numpy=keras.ops.convert_to_numpy,
-        writes=True,
-        wait=lambda: None,
-    ):
-        super().__init__()
-        self.path = options.out and options.out / "checkpoint.npz"
-        self.to_numpy, self.writes, self.wait = to_numpy, writes, wait
-
-    def variables(self):
-        return [*self.model.variables, *self.model.optimizer.variables]
-
-    def load(self, model):
-        """Fills the model, and returns the number of epochs it has been trained."""
-        self.set_model(model)
-        if not self.path or not self.path.exists():
-            return 0
-        with np.load(self.path) as saved:
-            for i, variable in enumerate(self.variables()):
-                variable.assign(saved[f"arr_{i}"])
-            return int(saved["epochs"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not self.path:
-            return
-        values = [self.to_numpy(variable.value) for variable in self.variables()]
-        if self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".part.npz")
-            np.savez(partial, *values, epochs=epoch + 1)
-            os.replace(partial, self.path)  # There is never half a checkpoint.
-        self.wait()
-
-
 def fit(model, options, checkpoint, share=slice(None), prints=True):
     batches = Batches(options, share)
     start = keras.callbacks.LambdaCallback(on_epoch_begin=batches.start_epoch)
@@ -202,8 +157,8 @@ def run_jax(options):
     share = slice(process * shares // processes * rows, None)
     share = slice(share.start, share.start + rows)
     checkpoint = Checkpoint(
-        options,
-        lambda value: multihost_utils.process_allgather(value, tiled=True),
+        options.out,
+        to_numpy=lambda value: multihost_utils.process_allgather(value, tiled=True),
         writes=process == 0,
         wait=lambda: multihost_utils.sync_global_devices("checkpoint"),
     )
@@ -268,7 +223,7 @@ def train_torch(options):
     rows = BATCH_SIZE // get_world_size()
     share = slice(get_rank() * rows, (get_rank() + 1) * rows)
     model, batches = build(options), Batches(options, share)
-    checkpoint = Checkpoint(options, writes=get_rank() == 0, wait=barrier)
+    checkpoint = Checkpoint(options.out, writes=get_rank() == 0, wait=barrier)
     replica = torch.nn.parallel.DistributedDataParallel(model)
     weights = model.trainable_variables
     for epoch in range(checkpoint.load(model), options.epochs):
@@ -302,7 +257,7 @@ def run_tensorflow(options):
         devices = [f"CPU:{i}" for i in range(len(parts))]
     with tf.distribute.MirroredStrategy(devices[: options.devices]).scope():
         model = build(options)
-    fit(model, options, Checkpoint(options))
+    fit(model, options, Checkpoint(options.out))
 
 
 def check_data_parallel(options):

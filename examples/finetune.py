@@ -23,7 +23,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from distributed import Checkpoint
+from common.command_line import positive, whole
+from common.resuming import Checkpoint
 
 import keras_vivit
 
@@ -60,10 +61,15 @@ def parse(arguments):
     add("--rank", type=int, default=4, help="of the adapters")
     add("--decay", type=float, default=0.75, help="of learning rates, layerwise")
     add("--learning-rate", type=float, help=f"default: {LEARNING_RATES}")
-    add("--epochs", type=int, default=10)
-    add("--batch-size", type=int, default=16)
-    add("--seed", type=int, default=0)
-    add("--videos", type=int, default=512, help="made up for the checkpoint; 1/8 after")
+    add("--epochs", type=positive, default=10)
+    add("--batch-size", type=positive, default=16)
+    add("--seed", type=whole, default=0)
+    add(
+        "--videos",
+        type=positive,
+        default=512,
+        help="made up for the checkpoint; 1/8 after",
+    )
     add("--out", type=Path, default=Path("runs/finetune"), help="folder of results")
     return parser.parse_args(arguments)
 
@@ -88,7 +94,7 @@ def run(options):
         video_shape=data["train_images"].shape[1:],
     )
     prepare(model, options)
-    checkpoint = Checkpoint(options)
+    checkpoint = Checkpoint(options.out)
     initial_epoch = checkpoint.load(model)
     fit(model, data, options, initial_epoch=initial_epoch, callbacks=[checkpoint])
     _, accuracy = model.evaluate(data["val_images"], data["val_labels"], verbose=0)
@@ -137,26 +143,38 @@ def layer_scales(model, decay):
     return {path: decay ** (depth + 1 - d) for path, d in depths.items()}
 
 
-class ScaledAdamW(keras.optimizers.AdamW):
+class ScaledAdamW(keras.optimizers.Adam):
     """AdamW with a factor of the learning rate for each variable.
+
+    The decay of a kernel is scaled with its learning rate. Position tables, biases
+    and norms do not decay.
 
     Args:
         scales: Dictionary, path of a variable -> factor. Others have 1.
         learning_rate: Float.
+        weight_decay: Float, the decay of kernels.
     """
 
-    def __init__(self, scales, learning_rate):
-        super().__init__(learning_rate, weight_decay=0.01, clipnorm=1.0)
+    def __init__(self, scales, learning_rate, weight_decay=0.01):
+        super().__init__(learning_rate, clipnorm=1.0)
         self.scales = scales
+        self.kernel_decay = weight_decay
 
     def build(self, variables):
         super().build(variables)
         self.factors = [self.scales.get(variable.path, 1) for variable in variables]
+        self.decays = [
+            self.kernel_decay if "kernel" in variable.name else 0
+            for variable in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
-        # TensorFlow's own variables come here, which have no path.
-        factor = self.factors[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
+        # By index: on TensorFlow, `variable` is a `tf.Variable`, which has no path.
+        index = self._get_variable_index(variable)
+        rate = learning_rate * self.factors[index]
+        if self.decays[index]:
+            self.assign_sub(variable, variable * rate * self.decays[index])
+        super().update_step(gradient, variable, rate)
 
 
 # === Videos ===

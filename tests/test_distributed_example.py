@@ -96,7 +96,7 @@ def alone():
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(distributed, "report", lambda *row: losses.append(row[2]))
                 model = distributed.build(options)
-                distributed.fit(model, options, distributed.Checkpoint(options))
+                distributed.fit(model, options, distributed.Checkpoint(options.out))
             weights = [keras.ops.convert_to_numpy(w) for w in model.weights]
             kept[variant] = losses, weights
         return kept[variant]

@@ -170,7 +170,7 @@ def train_with_dropout():
     distributed.report = lambda *row: losses.append(row[2])
     try:
         model = distributed.build(options)
-        distributed.fit(model, options, distributed.Checkpoint(options))
+        distributed.fit(model, options, distributed.Checkpoint(options.out))
     finally:
         distributed.SIZES, distributed.report = sizes, report
     return losses
@@ -202,11 +202,11 @@ def test_recipe_refuses_devices_before_it_starts(tmp_path):
 def test_recipe_refuses_devices_that_cannot_share(count, parts, error, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples" / "organmnist3d")
     import configs
-    import parallel
+    from common import devices
 
     configuration = {**configs.TUNED, "variant": "spatio_temporal"}
-    with pytest.raises(parallel.InputError, match=error):
-        parallel.check_parts(count, parts, configuration)
+    with pytest.raises(devices.InputError, match=error):
+        devices.check_parts(count, parts, configuration)
 
 
 # === On virtual devices ===
@@ -223,7 +223,7 @@ def work(folder):
         options = ["--variant", variant, "--epochs", "1", "--steps", "1"]
         options = distributed.parse(options)
         model = distributed.build(options)
-        distributed.fit(model, options, distributed.Checkpoint(options))
+        distributed.fit(model, options, distributed.Checkpoint(options.out))
     model.save(folder / "model.keras")
     videos = distributed.volumes(0, 0)[0]
     np.save(folder / "divided.npy", model.predict(videos, verbose=0))

@@ -61,14 +61,30 @@ def test_learning_rates_fall_from_the_head_down(checkpoint):
     assert scales["tubelet_embedding/kernel"] == 0.5**5
 
 
-def test_first_step_is_as_long_as_its_factor():
-    slow, fast = (keras.Variable(np.ones(3), name=name) for name in ("slow", "fast"))
-    optimizer = finetune.ScaledAdamW({slow.path: 0.1}, 0.01)
-    optimizer.build([slow, fast])
-    optimizer.apply([keras.ops.ones(3)] * 2)
-    steps = [1 - flat(variable)[0] for variable in (slow, fast)]
-    np.testing.assert_allclose(steps[0], 0.1 * steps[1], rtol=0.1)  # and the decay
-    assert np.all(steps[1] > 0.005)
+def scaled_step(gradient):
+    """Returns how far a step takes variables of ones, by name."""
+    variables = [
+        keras.Variable(np.ones((3, 3)), name=name, trainable=True)
+        for name in ("kernel", "slow_kernel", "slow_bias", "gamma", "table")
+    ]
+    scales = {v.path: 0.1 for v in variables if "slow" in v.name}
+    optimizer = finetune.ScaledAdamW(scales, 0.01, weight_decay=0.5)
+    optimizer.build(variables)
+    optimizer.apply([keras.ops.full((3, 3), gradient)] * len(variables))
+    return {v.name: 1 - flat(v)[0] for v in variables}
+
+
+def test_step_is_as_long_as_its_factor():
+    steps = scaled_step(1.0)
+    np.testing.assert_allclose(steps["gamma"], 0.01, rtol=1e-3)
+    np.testing.assert_allclose(steps["slow_bias"], 0.001, rtol=1e-3)
+
+
+def test_kernels_alone_decay_and_as_fast_as_they_learn():
+    steps = {name: step.max() for name, step in scaled_step(0.0).items()}
+    expected = {"kernel": 0.005, "slow_kernel": 0.0005}
+    expected |= dict.fromkeys(("slow_bias", "gamma", "table"), 0.0)
+    assert steps == pytest.approx(expected, rel=1e-3)
 
 
 def test_mistakes_are_named(tmp_path):

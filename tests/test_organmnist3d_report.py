@@ -20,12 +20,10 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
 
 import data  # noqa: E402
-import gallery  # noqa: E402
-import measures  # noqa: E402
-import pictures  # noqa: E402
 import report  # noqa: E402
-import runs  # noqa: E402
-from medmnist3d import SETS  # noqa: E402
+from common import run_folder  # noqa: E402
+from common.report import charts, gallery, measures  # noqa: E402
+from data import SETS  # noqa: E402
 
 needs_medmnist = pytest.mark.skipif(
     not find_spec("medmnist"), reason="medmnist is not installed"
@@ -79,7 +77,7 @@ def guesses(loaded, seed=0):
 
 def write(folder, loaded, probabilities, two_views=None, history=HISTORY, **changes):
     record = {**RECORD, "dataset": loaded.name, "data": loaded.source, **changes}
-    runs.start(folder, record)
+    run_folder.start(folder, record)
     (folder / "history.csv").write_text(history)
     report.write(folder, loaded, probabilities, two_views)
     return json.loads((folder / "metrics.json").read_text())
@@ -241,11 +239,18 @@ def test_kept_epoch_depends_on_early_stopping(patience, kept, tmp_path):
     assert f"epoch {kept}, which was kept" in Page(tmp_path).text
 
 
-def test_page_of_volumes_tells_right_from_wrong_without_colour():
-    page, places = pictures.lay_out("title", [("ball", "ball"), ("ball", "box")])
-    edges = [page[top - 1, left : left + pictures.SIDE] for top, left in places]
-    assert set(edges[0]) == {pictures.RIGHT}
-    assert set(edges[1]) == {pictures.WRONG, pictures.WHITE}
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0, 2.4, [0, 0.5, 1, 1.5, 2, 2.5]),
+        (1, 120, [0, 50, 100, 150]),
+        (1, 3, [1, 1.5, 2, 2.5, 3]),
+        (1, 1, [1]),
+    ],
+)
+def test_ticks_are_round_and_include_both_ends(low, high, expected):
+    np.testing.assert_allclose(charts.ticks(low, high), expected, atol=1e-12)
 
 
 # === The page ===
@@ -401,7 +406,7 @@ def test_large_volumes_keep_the_page_small():
 
 def palettes():
     """The colours of `page.css`, light and dark."""
-    css = (EXAMPLE / "page.css").read_text("utf-8")
+    css = (EXAMPLE.parent / "common" / "report" / "page.css").read_text("utf-8")
     found = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[:2]
     light, dark = (dict(re.findall(r"--([\w-]+): (.*?);", text)) for text in found)
     return {"light": light, "dark": {**light, **dark}}

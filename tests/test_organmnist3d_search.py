@@ -19,9 +19,9 @@ optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
 
-import runs  # noqa: E402
 import search  # noqa: E402
 import shapes  # noqa: E402
+from common import run_folder  # noqa: E402
 
 EPOCHS = 3
 # Small models.
@@ -84,7 +84,7 @@ def test_killed_search_goes_on_with_two_workers_and_loses_nothing(npz, tmp_path)
     assert len(finished) >= 4
     (again,) = [t for t in finished if t.params == killed.params]
     assert again.intermediate_values.items() >= killed.intermediate_values.items()
-    rows = runs.read_history(search.folder_of(folder, again.number))
+    rows = run_folder.read_history(search.folder_of(folder, again.number))
     assert [row["epoch"] for row in rows] == list(range(len(rows)))
     assert rows[-1][search.OBJECTIVE] == pytest.approx(again.value)
 
@@ -141,6 +141,6 @@ def test_queued_trial_is_taken_by_one_worker(tmp_path):
 def test_search_with_other_options_is_another_study(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
     arguments = ["--data", str(npz), "--out", str(tmp_path), "--epochs"]
-    runs.start(tmp_path, {"epochs": 3})
+    run_folder.start(tmp_path, {"epochs": 3})
     assert search.main([*arguments, "4"]) == 2
     assert "epochs 3 -> 4" in capsys.readouterr().err

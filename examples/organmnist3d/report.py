@@ -1,9 +1,9 @@
-"""Measures a trained model on the test volumes, and draws what it does.
+"""Measures a trained model on the test volumes and writes the report.
 
     python examples/organmnist3d/report.py RUN_FOLDER
 
-makes `report.html`, the pictures, `metrics.json` and `predictions.npz` of a run again
-from its saved model; `train.py` calls `write` when it is done.
+writes `report.html`, `metrics.json` and `predictions.npz` of a run again, from its
+saved model. `train.py` calls `write` at the end of a training.
 """
 
 import argparse
@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import page
-import pictures
-import runs
-from backends import choose_backend
-from data import InputError, exit_status, load
-from measures import decide, measure
+from data import load
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import run_folder
+from common.command_line import InputError, choose_backend, exit_status
+from common.report import gallery, page
+from common.report.measures import measure
 
 
 def main(arguments=None):
@@ -29,7 +31,7 @@ def main(arguments=None):
 
 
 def run(folder, path=None):
-    record = runs.record_of(folder)
+    record = run_folder.record_of(folder)
     if not (folder / "model.keras").exists():
         raise InputError(
             "The run folder must hold a model.keras. "
@@ -46,17 +48,12 @@ def run(folder, path=None):
 
     import training  # Keras, and with it the backend
 
-    model = training.load(folder)
-    write(
-        folder,
-        data,
-        training.predict(model, data.test),
-        training.predict_two_views(model, data),
-    )
+    predictions = training.predict_two_views(training.load(folder), data)
+    write(folder, data, *predictions)
 
 
 def write(folder, data, probabilities, two_views=None):
-    """Writes predictions, metrics, pictures and the page into a run's folder.
+    """Writes predictions, metrics and the page into a run's folder.
 
     Args:
         folder: The run's folder, with its `run.json` and `history.csv`.
@@ -64,7 +61,7 @@ def write(folder, data, probabilities, two_views=None):
         probabilities: Array `(n, num_classes)` for the test volumes.
         two_views: The same, averaged with what the mirrored volumes give, or `None`.
     """
-    record, history = runs.record_of(folder), runs.read_history(folder)
+    record, history = run_folder.record_of(folder), run_folder.read_history(folder)
     labels = data.test.labels
     views = {"probabilities": probabilities}
     if two_views is not None:
@@ -81,25 +78,11 @@ def write(folder, data, probabilities, two_views=None):
     }
     text = json.dumps(metrics, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
-    title = describe(record)
-    predicted = decide(probabilities, data.task)
-    shown = pictures.choose(len(labels), record["seed"])
-    pictures.draw_curves(folder / "curves.png", title, history, metrics["kept_epoch"])
-    pictures.draw_confusion(
-        folder / "confusion_matrix.png", title, labels, predicted, data.class_names
-    )
-    pictures.animate_volumes(folder / "volumes.gif", title, data, predicted, shown)
+    shown = gallery.choose(len(labels), record["seed"])
     text = page.build(data, record, history, metrics, probabilities, shown)
     (folder / "report.html").write_text(text, "utf-8")
-    print(summary(metrics), f"Results: {folder}, report.html first.", sep="\n")
-
-
-def describe(record):
-    name = "synthetic volumes" if record["data"] == "synthetic" else record["dataset"]
-    settings = [
-        record[key] for key in ("config", "variant", "backend") if key in record
-    ]
-    return ", ".join([name, *settings, f"seed {record['seed']}"])
+    print(summary(metrics))
+    print(f"Open {folder / 'report.html'}")
 
 
 def measure_views(data, probabilities, two_views=None):

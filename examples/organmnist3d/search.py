@@ -17,12 +17,19 @@ import sys
 import warnings
 from pathlib import Path
 
-import runs
-from backends import choose_backend
 from configs import TUNED, VARIANTS
-from data import SIZES, InputError, exit_status, load
-from medmnist3d import SETS
-from train import positive, whole
+from data import SETS, SIZES, load
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import run_folder
+from common.command_line import (
+    InputError,
+    choose_backend,
+    exit_status,
+    positive,
+    whole,
+)
 
 STUDY = "organmnist3d"
 OBJECTIVE = "val_cross_entropy"
@@ -60,9 +67,9 @@ def run(options):
         "backend": choose_backend(),
     }
     if (folder / "run.json").exists():
-        runs.check_unchanged(folder, fixed)
+        run_folder.check_unchanged(folder, fixed)
     else:
-        runs.start(folder, fixed)
+        run_folder.start(folder, fixed)
 
     try:
         import optuna
@@ -184,7 +191,7 @@ def objective(trial, data, fixed, folder, taken):
         "precision": "float32",
         "warmup_epochs": max(1, fixed["epochs"] // 10),
     }
-    if len(runs.read_history(place)) < fixed["epochs"]:
+    if len(run_folder.read_history(place)) < fixed["epochs"]:
         print(f"Trial {trial.number}: {trial.params}", flush=True)
         keras.backend.clear_session()
         callback = keras.callbacks.LambdaCallback(
@@ -199,7 +206,7 @@ def objective(trial, data, fixed, folder, taken):
             retry()(trial.study, trial.study.trials[trial.number])  # reported to date
             raise
     (place / "model.keras").unlink(missing_ok=True)
-    return runs.read_history(place)[-1][OBJECTIVE]
+    return run_folder.read_history(place)[-1][OBJECTIVE]
 
 
 def folder_of(folder, number):

@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import runs
-from backends import choose_backend
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import run_folder
+from common.command_line import choose_backend
 
 
 def main(arguments=None):
@@ -20,7 +23,7 @@ def main(arguments=None):
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--out", type=Path, help="default: the preset's own file")
     options = parser.parse_args(arguments)
-    record = runs.record_of(options.folder)
+    record = run_folder.record_of(options.folder)
     choose_backend(record["backend"])
 
     import training

@@ -2,9 +2,9 @@
 
     python examples/organmnist3d/train.py
 
-The tuned configuration: 216 overlapping tubelets, 0.5 million parameters, augmented
-volumes. `--config baseline` is that of the Keras example "Video Vision Transformer".
-README.md has the expected accuracy and the run time of both.
+`--config quick`, the default, takes minutes on two CPU cores; `--config tuned` is more
+accurate and takes longer; `--config baseline` is the Keras example "Video Vision
+Transformer". README.md has the expected accuracy and run time of each.
 """
 
 import argparse
@@ -12,11 +12,19 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import runs
-from backends import choose_backend
 from configs import CONFIGS, VARIANTS
-from data import SIZES, InputError, exit_status, load
-from medmnist3d import SETS
+from data import SETS, SIZES, load
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import run_folder
+from common.command_line import (
+    InputError,
+    choose_backend,
+    exit_status,
+    positive,
+    whole,
+)
 
 
 def main(arguments=None):
@@ -26,7 +34,7 @@ def main(arguments=None):
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--config", default="tuned", choices=CONFIGS)
+    add("--config", default="quick", choices=CONFIGS)
     add("--variant", default=VARIANTS[0], choices=VARIANTS, help="of the ViViT paper")
     add("--data", help="npz file, or 'synthetic' (default: download once)")
     add("--dataset", default="organmnist3d", choices=SETS, metavar="NAME")
@@ -45,7 +53,7 @@ def parse(arguments):
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     add("--out", type=Path, help="results (default: runs/DATASET-CONFIG-VARIANT-seedN)")
-    add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--resume", action="store_true", help="resume an interrupted run")
     add("--devices", type=positive, metavar="N", help="JAX: divide batches among N")
     add(
         "--model-parallel",
@@ -55,19 +63,8 @@ def parse(arguments):
         help="JAX: divide the model's heads and MLPs among M of the devices",
     )
     add("--tensorboard", action="store_true", help="log for TensorBoard, too")
+    add("--verbose", action="store_true", help="show Keras' progress bars")
     return parser.parse_args(arguments)
-
-
-def positive(text):
-    return whole(text, at_least=1)
-
-
-def whole(text, at_least=0):
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number from {at_least} on. Received: {text}"
-        )
-    return int(text)
 
 
 def run(options):
@@ -79,7 +76,7 @@ def run(options):
     data = load(options.dataset, options.size, options.data)
     name = f"{data.name}-{options.config}-{options.variant}-seed{options.seed}"
     folder = options.out or Path("runs") / name
-    earlier = runs.record_of(folder) if options.resume else {}
+    earlier = run_folder.record_of(folder) if options.resume else {}
     configuration = {
         "config": options.config,
         "variant": options.variant,
@@ -101,13 +98,13 @@ def run(options):
                 "`--devices` and `--model-parallel` need the backend jax. "
                 f"Received: {configuration['backend']}."
             )
-        import parallel
+        from common import devices
 
-        parallel.distribute(options.devices, options.model_parallel, configuration)
+        devices.distribute(options.devices, options.model_parallel, configuration)
     if options.resume:
-        runs.check_unchanged(folder, configuration)
+        run_folder.check_unchanged(folder, configuration)
     else:
-        runs.start(folder, {**configuration, "data_path": data.path})
+        run_folder.start(folder, {**configuration, "data_path": data.path})
 
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     import report
@@ -117,15 +114,11 @@ def run(options):
         print(f"The run in {folder} is finished; making its report again.")
         model = training.load(folder)
     else:
-        runs.note(folder, versions=training.versions())
+        run_folder.note(folder, versions=training.versions())
         callbacks = training.tensorboard(folder) if options.tensorboard else []
-        model = training.train(data, configuration, folder, callbacks)
-    report.write(
-        folder,
-        data,
-        training.predict(model, data.test),
-        training.predict_two_views(model, data),
-    )
+        model = training.train(data, configuration, folder, callbacks, options.verbose)
+    predictions = training.predict_two_views(model, data, options.verbose)
+    report.write(folder, data, *predictions)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,100 @@
-"""The Keras side of the recipe: the model, and epochs that an interruption cannot harm.
-
-A run goes on after a kill as if nothing had happened, because
-
-- the order of the volumes and the states of the dropouts depend on the seed and on the
-  number of the epoch alone (`RepeatableEpochs`);
-- a row of `history.csv` is written after the weights of its epoch, so the last row
-  vouches for a complete checkpoint, and the rows before it are all that early stopping
-  has to know (`ResumableEarlyStopping`).
-"""
+"""The Keras side of the recipe: batches, model, optimizer, training and prediction."""
 
 import importlib
 import os
 import platform
 import shutil
-import time
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
-from batches import Batches, layers_for, one_hot, reseed
-from parallel import complete, shares
-from runs import read_history
 
 import keras_vivit
+from keras_vivit import augmentation
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common.batches import RepeatableBatches
+from common.devices import fill_up, shares, with_weights
+from common.progress import ProgressLine
+from common.resuming import (
+    Checkpoint,
+    RepeatableEpochs,
+    ResumableEarlyStopping,
+    reseed,
+)
+from common.run_folder import read_history
+
+# === Batches ===
 
 
-class RepeatableEpochs(keras.callbacks.Callback):
-    """Starts each epoch from its number, and adds its seconds to the logs.
+class Batches(RepeatableBatches):
+    """Volumes and one-hot labels, shuffled and augmented anew in every epoch.
 
-    Weight files do not hold the states of Keras' seed generators: a resumed model
-    would draw the dropout of the first epoch again.
+    Args:
+        split: `data.Split`.
+        num_classes: Integer.
+        batch_size: Integer.
+        seed: Integer.
+        augment: List of layers from `keras_vivit.augmentation`.
     """
 
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
+    def __init__(self, split, num_classes, batch_size, seed, augment=()):
+        super().__init__(seed)
+        self.images = split.images
+        self.labels = one_hot(split.labels, num_classes)
+        self.batch_size = batch_size
+        self.augment = augment
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin = time.perf_counter()
-        self.batches.start_epoch(epoch)
-        # The only variables of a model that are no weights are its random states.
-        weights = {id(weight) for weight in self.model.weights}
-        states = [v for v in self.model.variables if id(v) not in weights]
-        reseed(states, (self.batches.seed, epoch, 1))
+    def __len__(self):
+        return -(-len(self.labels) // self.batch_size)
 
-    def on_epoch_end(self, epoch, logs=None):
-        logs["seconds"] = round(time.perf_counter() - self.begin, 3)
-
-
-class ResumableEarlyStopping(keras.callbacks.EarlyStopping):
-    """Early stopping that first relives the epochs before an interruption."""
-
-    def __init__(self, history, **kwargs):
-        super().__init__(**kwargs)
-        self.history = history
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        for epoch, row in enumerate(self.history):
-            self.on_epoch_end(epoch, row)
+    def make(self, epoch, index):
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
+        # The first volumes fill up the last batch: with one shape for all batches, a
+        # step is compiled once.
+        order = fill_up(order, self.batch_size)
+        rows = order[index * self.batch_size :][: self.batch_size]
+        batch = {"videos": self.images[rows], "labels": self.labels[rows]}
+        states = [layer.seed_generator.state for layer in self.augment]
+        reseed(states, (self.seed, epoch, index))
+        for layer in self.augment:
+            batch = layer(batch, training=True)
+        return batch["videos"], batch["labels"]
 
 
-class Checkpoints:
-    """A file of weights and optimizer state per epoch, numbered from 1."""
+def one_hot(labels, num_classes):
+    return keras.utils.to_categorical(labels, num_classes).astype("float32")
 
-    def __init__(self, folder):
-        self.folder = folder / "checkpoints"
 
-    def path(self, epoch):
-        return self.folder / f"epoch-{epoch:04d}.weights.h5"
+def layers_for(settings, sides):
+    """Returns the layers of a configuration's `augmentation`.
 
-    def keep_only(self, *epochs):
-        kept = [self.path(epoch) for epoch in epochs]
-        for path in self.folder.iterdir():
-            if path not in kept:
-                path.unlink()
+    Args:
+        settings: Dictionary, or `None` for no augmentation.
+        sides: The label of each class in a volume that is mirrored left to right;
+            `None` where labels have no sides, so that any axis may be mirrored.
+    """
+    if settings is None:
+        return []
+    if sides:
+        flips = [augmentation.RandomFlip("frames", label_permutation=sides)]
+    else:
+        flips = [augmentation.RandomFlip(a) for a in ("frames", "height", "width")]
+    layers = [
+        *flips,
+        augmentation.RandomAffine(**settings["affine"]),
+        augmentation.RandomIntensity(**settings["intensity"]),
+    ]
+    if settings["cutmix"]:
+        layers.append(augmentation.CutMix(**settings["cutmix"]))
+    if settings["erasing"]:
+        layers.append(augmentation.RandomErasing(**settings["erasing"]))
+    return layers
 
-    def writer(self):
-        return keras.callbacks.ModelCheckpoint(
-            self.folder / "epoch-{epoch:04d}.weights.h5", save_weights_only=True
-        )
+
+# === Model and optimizer ===
 
 
 def build(data, configuration):
@@ -109,13 +125,24 @@ def build(data, configuration):
             keras.metrics.CategoricalCrossentropy("cross_entropy"),
         ],
     )
-    # Else TensorFlow traces the first step twice, and resumed models have none to fill.
+    # Otherwise TensorFlow traces the first step twice, and a resumed model has no
+    # optimizer variables to load.
     model.optimizer.build(model.trainable_variables)
     return model
 
 
+# Regular expressions that Keras searches for in the names and paths of variables.
+NOT_A_KERNEL = "^(?!.*kernel)"
+NOT_OF_AN_MLP = r"^(?!.*/mlp/\w+/kernel$)"
+
+
 def optimizer(configuration, steps):
-    """Returns the optimizer for epochs of so many steps; it decays kernels alone."""
+    """Returns the optimizer of a configuration, for epochs of `steps` steps.
+
+    `"muon"` updates the kernels of the MLPs by Muon and all other variables by AdamW.
+    Kernels alone decay, all of them at the same rate: position tables, class tokens,
+    biases and norms do not.
+    """
     rate, warmup = configuration["learning_rate"], configuration["warmup_epochs"]
     if warmup is not None:
         rate = keras.optimizers.schedules.CosineDecay(
@@ -128,104 +155,156 @@ def optimizer(configuration, steps):
     if (momentum := configuration["ema_momentum"]) is not None:
         options |= {"use_ema": True, "ema_momentum": momentum}
     if configuration["optimizer"] == "muon":
-        # For the matrices of the MLPs; Keras trains all else with AdamW.
-        found = keras.optimizers.Muon(rate, exclude_layers=["head"], **options)
+        optimizer = keras.optimizers.Muon(
+            rate, exclude_layers=[NOT_OF_AN_MLP], **options
+        )
+        # Not an argument: Keras 3.11 has a single decay.
+        optimizer.adam_weight_decay = configuration["weight_decay"]
     else:
-        found = keras.optimizers.AdamW(rate, **options)
-    found.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
-    return found
+        optimizer = keras.optimizers.AdamW(rate, **options)
+    optimizer.exclude_from_weight_decay(var_names=[NOT_A_KERNEL])
+    return optimizer
 
 
-def train(data, configuration, folder, callbacks=()):
-    """Trains, or goes on training, and saves the epoch to keep as `model.keras`.
+# === Training ===
 
-    That is the one with the best validation loss where training may stop early, else
-    the last one. Weights are the average of the optimizer, if it keeps one.
+
+def train(data, configuration, folder, callbacks=(), verbose=False):
+    """Trains, or resumes training, and saves the epoch to keep as `model.keras`.
+
+    That is the epoch with the best validation loss where training may stop early,
+    else the last one. Weights are the moving average of the optimizer, if it has one.
+
+    Args:
+        data: `data.Dataset`.
+        configuration: Dictionary, see `configs.py`.
+        folder: Path of the run's folder.
+        callbacks: List of further callbacks.
+        verbose: Boolean, whether Keras shows its progress bars.
     """
     model = build(data, configuration)
-    checkpoints = Checkpoints(folder)
-    history = read_history(folder)
+    describe(model, data, configuration)
+    checkpoint = Checkpoint(folder / "checkpoints", "epoch-{epoch:04d}.npz")
+    history, epochs = read_history(folder), configuration["epochs"]
     patience = configuration["patience"]
     stopping = ResumableEarlyStopping(
         history,
         monitor="val_loss",
         mode="min",
-        patience=configuration["epochs"] if patience is None else patience,
+        patience=epochs if patience is None else patience,
     )
     if history:
         print(f"Going on after epoch {len(history)}.")
-        model.load_weights(checkpoints.path(len(history)))
+        checkpoint.load(model, len(history))
 
-    # Relived once before `fit`, which could not but train one epoch more.
+    # Replayed before `fit`, which would train one epoch more in any case.
     stopping.set_model(model)
     stopping.on_train_begin()
-    if len(history) < configuration["epochs"] and not stopping.stopped_epoch:
-        fit(model, data, configuration, folder, checkpoints, stopping, callbacks)
+    if len(history) < epochs and not stopping.stopped_epoch:
+        fit(
+            model, data, configuration, folder, checkpoint, stopping, callbacks, verbose
+        )
 
-    kept = configuration["epochs"] if patience is None else stopping.best_epoch + 1
-    model.load_weights(checkpoints.path(kept))
+    kept = epochs if patience is None else stopping.best_epoch + 1
+    checkpoint.load(model, kept)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     loss = read_history(folder)[kept - 1]["val_loss"]
     print(f"Keeping epoch {kept} (val_loss {loss:.4f}).")
     model.save(folder / "unfinished.keras")
     os.replace(folder / "unfinished.keras", folder / "model.keras")
-    shutil.rmtree(checkpoints.folder)
+    shutil.rmtree(checkpoint.folder)
     return model
 
 
-def fit(model, data, configuration, folder, checkpoints, stopping, callbacks):
+def describe(model, data, configuration):
+    """Prints what is trained, on what, and for how long."""
+    grid = model.backbone.get_layer("tubelet_embedding").output.shape[1:4]
+    stops = " at most" if configuration["patience"] is not None else ""
+    print(
+        f"Training a ViViT ({configuration['variant']}, {np.prod(grid)} tokens, "
+        f"{model.count_params():,} parameters)\n"
+        f"on {len(data.train.labels)} volumes for {configuration['epochs']} epochs"
+        f"{stops}. The first epoch will show how long that takes.",
+        flush=True,
+    )
+
+
+def fit(model, data, configuration, folder, checkpoint, stopping, callbacks, verbose):
     classes, batch_size = len(data.class_names), configuration["batch_size"]
     augment = layers_for(configuration["augmentation"], data.sides)
     batches = Batches(data.train, classes, batch_size, configuration["seed"], augment)
 
     def prune(epoch, logs):
-        checkpoints.keep_only(epoch + 1, stopping.best_epoch + 1)
+        checkpoint.keep_only(epoch + 1, stopping.best_epoch + 1)
 
     averaging = configuration["ema_momentum"] is not None
     model.fit(
         batches,
         epochs=configuration["epochs"],
         initial_epoch=len(stopping.history),
-        shuffle=False,  # `Batches` shuffles; Keras would do it anew after a resume.
-        validation_data=complete(data.val.images, one_hot(data.val.labels, classes)),
-        validation_batch_size=batch_size,
+        shuffle=False,  # `Batches` shuffles; Keras' order would change by resuming.
+        validation_data=with_weights(
+            data.val.images, one_hot(data.val.labels, classes)
+        ),
+        validation_batch_size=even_batch(len(data.val.labels), batch_size),
+        verbose="auto" if verbose else 0,
         callbacks=[
             RepeatableEpochs(batches),
-            # Validates with the averaged weights, and goes on with the others.
+            # Validates with the averaged weights, and trains on with the others.
             *([keras.callbacks.SwapEMAWeights()] if averaging else []),
-            checkpoints.writer(),
+            checkpoint,
+            # After the checkpoint: a row vouches for a complete file.
             keras.callbacks.CSVLogger(folder / "history.csv", append=True),
             stopping,
             keras.callbacks.LambdaCallback(on_epoch_end=prune),
+            *([] if verbose else [ProgressLine()]),
             *callbacks,
         ],
     )
+
+
+def even_batch(count, batch_size):
+    """Returns a size from half to twice `batch_size` that leaves no smaller batch.
+
+    A smaller last batch would be compiled again. Where no size divides `count`, or
+    several devices share the batches, it is `batch_size`.
+    """
+    sizes = range(2 * batch_size, batch_size // 2, -1) if shares() == 1 else ()
+    return next((size for size in sizes if count % size == 0), batch_size)
 
 
 def tensorboard(folder):
     return [keras.callbacks.TensorBoard(folder / "tensorboard")]
 
 
+# === Prediction ===
+
+
 def load(folder):
     return keras.saving.load_model(folder / "model.keras")
 
 
-def predict(model, split):
+def predict(model, images, verbose=False):
     """Returns class probabilities, float32 `(n, num_classes)`."""
-    images, batch_size = complete(split.images)[0], -(-32 // shares()) * shares()
-    probabilities = model.predict(images, batch_size=batch_size)
-    return np.asarray(probabilities, "float32")[: len(split.images)]
+    batches = -(-len(images) // 32)
+    size = -(-len(images) // (batches * shares())) * shares()
+    probabilities = model.predict(
+        fill_up(images, size), batch_size=size, verbose="auto" if verbose else 0
+    )
+    return np.asarray(probabilities, "float32")[: len(images)]
 
 
-def predict_two_views(model, data):
-    """Returns the mean of the predictions for volumes and for their mirror images.
+def predict_two_views(model, data, verbose=False):
+    """Returns the predictions for the test volumes: of one view, and of two views.
 
-    The mirror image's probabilities are those of the label on the other side.
+    The second view is the mirror image, whose probabilities are those of the labels
+    on the other side. The prediction of two views is the mean of both.
     """
-    mirrored = predict(model, data.test._replace(images=data.test.images[:, ::-1]))
+    one_view = predict(model, data.test.images, verbose)
+    mirrored = predict(model, data.test.images[:, ::-1], verbose)
     if data.sides:
         mirrored = mirrored[:, data.sides]
-    return (predict(model, data.test) + mirrored) / 2
+    return one_view, (one_view + mirrored) / 2
 
 
 def versions():

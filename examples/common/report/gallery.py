@@ -11,6 +11,12 @@ MILLISECONDS = 120
 ACROSS = 7  # slices per row where they are side by side
 
 
+def choose(volumes, seed, count=25):
+    """Returns `count` random rows of the test volumes, or all if there are fewer."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(volumes, min(count, volumes), replace=False))
+
+
 def most_confident_mistakes(labels, predicted, probabilities, count=10):
     """Returns the rows of the wrong predictions, the most confident one first."""
     wrong = np.flatnonzero(predicted != labels)

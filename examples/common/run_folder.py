@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from data import InputError
+from common.command_line import InputError
 
 
 def record_of(folder):

@@ -1,24 +1,60 @@
-"""Choosing a Keras backend before Keras is imported. Only scripts do this."""
+"""The command line of the examples: options, errors of one line, and the backend.
 
+Nothing here imports Keras, so that a mistake is reported before a backend starts.
+"""
+
+import argparse
 import json
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
-
-from data import InputError
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
 
-def choose_backend(preferred=None):
-    """Sets `KERAS_BACKEND` to an installed backend, and prints which and why.
+class InputError(ValueError):
+    """A mistake in what the user gave; scripts print it without a traceback."""
 
-    The user's own choice comes first: the environment variable, then `preferred`
-    (that of the run to go on with), then Keras' settings file; else the first of
-    `BACKENDS` that is installed.
+
+def exit_status(run, *arguments):
+    """Runs a script and returns its exit status."""
+    try:
+        run(*arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def positive(text):
+    return whole(text, at_least=1)
+
+
+def whole(text, at_least=0):
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from {at_least} on. Received: {text}"
+        )
+    return int(text)
+
+
+def duration(seconds):
+    """Returns a duration in words."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def choose_backend(preferred=None):
+    """Sets `KERAS_BACKEND` to an installed backend, and prints which one and why.
+
+    In this order: the environment variable `KERAS_BACKEND`, `preferred` (the backend
+    of a run that is resumed), Keras' configuration file, the first of `BACKENDS` that
+    is installed.
 
     Returns:
-        The backend's name.
+        The name of the backend.
     """
     name, reason = _choose(preferred)
     if name not in BACKENDS or not find_spec(name):

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-from data import InputError
 
 import keras_vivit
+from common.command_line import InputError
 from keras_vivit.presets import PRESETS
 
 
@@ -63,11 +63,18 @@ def shares():
     return 1 if distribution is None else distribution.num_model_replicas
 
 
-def complete(*arrays):
-    """Repeats rows until the shares are equal; the repeated ones have no weight."""
-    count = len(arrays[0])
+def fill_up(array, multiple):
+    """Repeats rows of an array until their number is a multiple."""
+    return array[
+        np.resize(np.arange(len(array)), -(-len(array) // multiple) * multiple)
+    ]
+
+
+def with_weights(images, labels):
+    """Fills up both until devices have equal shares; repeated rows weigh nothing."""
     if shares() == 1:
-        return arrays
-    rows = np.resize(np.arange(count), -(-count // shares()) * shares())
-    weights = (np.arange(len(rows)) < count).astype("float32")
-    return (*(array[rows] for array in arrays), weights)
+        return images, labels
+    weights = (np.arange(len(fill_up(labels, shares()))) < len(labels)).astype(
+        "float32"
+    )
+    return fill_up(images, shares()), fill_up(labels, shares()), weights

@@ -1,5 +1,6 @@
 """Line charts as inline SVG, which takes its colours and text sizes from the page."""
 
+import math
 from html import escape
 
 import numpy as np
@@ -58,10 +59,11 @@ def scale(low, high, start, end):
 
 
 def ticks(low, high):
-    """Returns round numbers that take in both."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high)
+    """Returns about five round numbers that include both ends."""
+    rough = (high - low) / 5 or 1
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough)
+    return np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step
 
 
 def svg(width, height, said, parts):

@@ -9,10 +9,9 @@ from html import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Template
 
-import charts
-import gallery
-import results
-from measures import decide
+from common.command_line import duration
+from common.report import charts, gallery, results
+from common.report.measures import decide
 
 FOLDER = Path(__file__).parent
 MEDMNIST = (
@@ -49,8 +48,8 @@ def build(data, record, history, metrics, probabilities, shown):
 
     Args:
         data: A `Dataset`.
-        record: What `runs.record_of` returns.
-        history: What `runs.read_history` returns.
+        record: What `run_folder.record_of` returns.
+        history: What `run_folder.read_history` returns.
         metrics: What `report.write` puts into `metrics.json`.
         probabilities: Array `(n, num_classes)`, one view of the test volumes.
         shown: Rows of the test volumes that are shown.
@@ -129,12 +128,6 @@ def training(metrics):
         f"median one took {metrics['seconds_per_epoch']:.1f} s. The lowest validation "
         f"loss was that of epoch {metrics['best_epoch']}."
     )
-
-
-def duration(seconds):
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 # === The run ===

@@ -2,8 +2,9 @@
 
 from html import escape
 
-import charts
 import numpy as np
+
+from common.report import charts
 
 
 def headline(data, metrics):
