@@ -106,7 +106,7 @@ def build(case, size, videos, labels, device):
         size.video,
         size.num_classes,
         tubelet_size=size.tubelet,
-        variant=VARIANTS[model.variant - 1],
+        variant=list(VARIANTS)[model.variant - 1],
         embed_dim=size.embed_dim,
         num_layers=size.num_layers,
         num_temporal_layers=size.num_temporal_layers,

@@ -93,7 +93,7 @@ def rows():
 
 def full_grid():
     """The grid of ViViT-B/16x2."""
-    backbone = preset(VARIANTS[0]).backbone
+    backbone = preset("spatio_temporal").backbone
     return tuple(backbone.get_layer("tubelet_embedding").output.shape[1:4])
 
 

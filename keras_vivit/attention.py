@@ -30,7 +30,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     """
     query = _swap(query / math.sqrt(query.shape[-1]))  # (b, heads, tokens, head_dim)
     key = ops.transpose(key, (0, 2, 3, 1))  # (b, heads, head_dim, tokens)
-    dtype = keras.backend.result_type(query.dtype, "float32")
+    dtype = policies.at_least_float32(query.dtype)
     scores = ops.cast(query @ key, dtype)  # (b, heads, tokens, tokens)
     if mask is not None:
         scores = ops.where(mask, scores, -1e30)

@@ -16,5 +16,6 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = fast.layer_norm(inputs, self.gamma, self.beta, self.epsilon, training)
-        dtype = keras.backend.result_type(inputs.dtype, self.compute_dtype)
-        return keras.ops.cast(outputs, dtype)
+        # A block of half precision may compute in float32: see fast/xla.py.
+        same = inputs.dtype == outputs.dtype
+        return outputs if same else keras.ops.cast(outputs, self.compute_dtype)

@@ -1,4 +1,4 @@
-"""Dtype policies of layers within layers: quantization gives some their own."""
+"""Dtypes of computations, and dtype policies of layers within layers."""
 
 from typing import Any
 
@@ -29,3 +29,9 @@ def resolve(policy: DType, path: str) -> DType:
     Keras' layers cannot be saved if they are quantized by a map.
     """
     return policy[path] if isinstance(policy, DTypePolicyMap) else policy
+
+
+def at_least_float32(dtype: Any) -> str:
+    """Returns float64 for float64, else float32; Keras' promotion has float32 alone."""
+    name = keras.backend.standardize_dtype(dtype)
+    return name if name == "float64" else "float32"

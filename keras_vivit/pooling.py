@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vivit import validation
+from keras_vivit import policies, validation
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
 MODES = ("mean", "token")
@@ -70,7 +70,7 @@ class TokenPooling(keras.layers.Layer):
             return inputs[:, 0]
         axes = tuple(range(1, len(inputs.shape) - 1))
         # Sums of many tokens exceed what half precision holds.
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, policies.at_least_float32(inputs.dtype))
         if mask is None:
             mean = ops.mean(x, axis=axes)
         else:

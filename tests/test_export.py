@@ -48,7 +48,7 @@ def need(*packages):
             pytest.skip(f"{package} is not installed")
 
 
-def small(variant=VARIANTS[0]):
+def small(variant="spatio_temporal"):
     model = kv.ViViTClassifier(
         SHAPE,
         5,

@@ -22,7 +22,7 @@ each_policy = pytest.mark.parametrize("dtype", POLICIES)
 each_mixed = pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 
 
-def classifier(dtype, variant=VARIANTS[0], **arguments):
+def classifier(dtype, variant="spatio_temporal", **arguments):
     scale = (1 / 127.5, -1)
     return small_classifier(variant, dtype=dtype, rescaling=scale, **arguments)
 

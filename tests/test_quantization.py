@@ -10,7 +10,7 @@ import pytest
 from helpers import SMALL, SMALL_VIDEO, flat, normal, randomize, small_classifier
 
 import keras_vivit as kv
-from keras_vivit import products
+from keras_vivit import config
 from keras_vivit.backbone import VARIANTS
 
 VIDEOS = normal(4, *SMALL_VIDEO)
@@ -19,7 +19,7 @@ VIDEOS = normal(4, *SMALL_VIDEO)
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 
 
-def classifier(variant=VARIANTS[0], **arguments):
+def classifier(variant="spatio_temporal", **arguments):
     return small_classifier(variant, num_layers=1, **arguments)
 
 
@@ -55,7 +55,7 @@ def test_int8_classifier(variant, tmp_path, monkeypatch):
     model = classifier(variant)
     before, size = outputs(model), model.count_params()
     with monkeypatch.context() as patch:
-        patch.setattr(products, "direct", lambda layer: layer)
+        patch.setattr(config, "_fast_paths", False)
         for layer in (keras.layers.Dense, keras.layers.EinsumDense):
             patch.setattr(layer, "call", product_of_rounded)
         expected = outputs(model)

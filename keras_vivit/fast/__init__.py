@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import keras
 from keras import ops
 
-from keras_vivit import config
+from keras_vivit import config, policies
 from keras_vivit.types import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -111,7 +111,7 @@ def layer_norm(
     x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, training: bool | None
 ) -> Tensor:
     """Normalizes the last axis, in float32 or more."""
-    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    x = ops.cast(x, policies.at_least_float32(x.dtype))
     x = x - ops.mean(x, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(variance + epsilon) * gamma + beta

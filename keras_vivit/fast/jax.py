@@ -13,7 +13,7 @@ import jax
 import keras
 from keras import ops
 
-from keras_vivit import fast
+from keras_vivit import fast, policies
 from keras_vivit.fast import xla
 from keras_vivit.types import Tensor
 
@@ -113,7 +113,7 @@ def layer_norm(
 ) -> Tensor:
     if not xla.on_cpu():
         return plain(x, gamma, beta, epsilon, training)
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = policies.at_least_float32(x.dtype)
     x, gamma, beta = (ops.convert_to_tensor(t, dtype) for t in (x, gamma, beta))
     return _layer_norm(epsilon, x, gamma, beta)
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_vivit import fast
+from keras_vivit import fast, policies
 from keras_vivit.fast import xla
 from keras_vivit.types import Tensor
 
@@ -150,7 +150,7 @@ def layer_norm(
 
         return x * gamma + beta, gradient
 
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = policies.at_least_float32(x.dtype)
     tensors = [ops.cast(t, dtype) for t in (x, gamma, beta)]
     if training:
         return tf.custom_gradient(normalize)(*tensors)
@@ -193,7 +193,7 @@ def _attend_with_gradient(
         query, value = _swap(query), _swap(value)  # (batch, heads, tokens, head_dim)
         key = tf.transpose(key, (0, 2, 3, 1))  # (batch, heads, head_dim, tokens)
         query = query / query.shape[-1] ** 0.5
-        scores = ops.cast(query @ key, keras.backend.result_type(key.dtype, "float32"))
+        scores = ops.cast(query @ key, policies.at_least_float32(key.dtype))
         if mask is not None:
             scores = tf.where(mask, scores, -1e30)
         weights = ops.cast(tf.nn.softmax(scores), query.dtype)
