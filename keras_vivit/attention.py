@@ -205,10 +205,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
 def _of_one_dtype(tensors: list[Tensor]) -> list[Tensor]:
     """Casts tensors of sublayers with dtype policies of their own to the widest."""
-    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
-    if len(dtypes) == 1:
+    if len({x.dtype for x in tensors}) == 1:
         return tensors
-    return [ops.cast(x, keras.backend.result_type(*dtypes)) for x in tensors]
+    dtype = keras.backend.result_type(*(x.dtype for x in tensors))
+    return [ops.cast(x, dtype) for x in tensors]
 
 
 def _split(x: Tensor, shares: int) -> list[Tensor]:

@@ -42,10 +42,10 @@ def test_model_works_without_a_file(module, monkeypatch):
         if module.endswith("xla"):
             patch.delitem(sys.modules, f"keras_vivit.fast.{BACKEND}", raising=False)
             patch.delattr(fast, "xla", raising=False)
-        fast._module.cache_clear()
+        fast._own.cache_clear()
         found = flat(model(x))
-        used = fast._module(BACKEND)
-    fast._module.cache_clear()
+        used = fast.module()
+    fast._own.cache_clear()
     assert (used is None) == (BACKEND != "torch" or not module.endswith("xla"))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_attention_of_torch_is_that_of_keras(tokens, dtype, tolerance):
 def test_other_devices_get_contiguous_tensors(monkeypatch):
     import torch
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     contiguous = []
     monkeypatch.setattr(ours, "STRIDED", ())
@@ -149,7 +149,7 @@ def test_a_token_more_changes_nothing(monkeypatch):
     """cuDNN's attention cannot be run here; what surrounds the call can."""
     import jax
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     attend, lengths = jax.nn.dot_product_attention, []
 
@@ -177,7 +177,7 @@ def test_a_token_more_changes_nothing(monkeypatch):
 def test_attention_in_pieces_is_that_of_the_whole(masked, piece, monkeypatch):
     import jax
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     tensors = [normal(2, 30, 4, 8, seed=seed) for seed in range(3)]
     mask = (normal(2, 1, 1, 30) > 0) if masked else None
@@ -201,7 +201,7 @@ def test_attention_in_pieces_is_that_of_the_whole(masked, piece, monkeypatch):
 def test_gradient_of_long_attention_is_the_derived_one(masked, dtype, monkeypatch):
     import tensorflow as tf
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     calls, attend = [], ours._attend_with_gradient
     monkeypatch.setattr(
@@ -253,7 +253,7 @@ def test_half_precision_is_rounded_once_on_cpus():
 def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
     import torch
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     arrays = normal(rows, 24), normal(24, 40), normal(40)
     results, calls, compute = [], [], ours._onednn
@@ -285,7 +285,7 @@ def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
     ],
 )
 def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     path = tmp_path / "cpuinfo"
     if cpu:
@@ -327,7 +327,7 @@ def changed(new_argument, *, another):
 def test_torch_without_an_operator(name, replacement, monkeypatch):
     import torch
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     monkeypatch.setattr(ours, "_is_amd_with_avx512", lambda: True)
     arrays = normal(256, 24), normal(24, 40), normal(40)
@@ -352,7 +352,7 @@ def test_torch_without_an_operator(name, replacement, monkeypatch):
 def test_tensorflow_without_a_function(name, path, monkeypatch):
     import tensorflow as tf
 
-    ours = fast._module(BACKEND)
+    ours = fast.module()
 
     block, x = kv.ViViTEncoderBlock(2, 32), normal(2, 5, 16)
     expected = flat(block(x))

@@ -9,7 +9,6 @@ docs/performance.md says what each of the faster forms brings.
 
 import functools
 import importlib
-import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -26,21 +25,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def accelerated(plain: Function) -> Function:
     """Decorates a plain function: the backend's function of that name goes first."""
 
+    name = plain.__name__
+
     @functools.wraps(plain)
     def compute(*args: Any, **kwargs: Any) -> Any:
-        if config.is_fast_paths_enabled():
-            own = getattr(_module(keras.backend.backend()), plain.__name__, None)
-            if own is not None:
-                return own(plain, *args, **kwargs)
+        if config.is_fast_paths_enabled() and (own := _own(name)):
+            return own(plain, *args, **kwargs)
         return plain(*args, **kwargs)
 
     return compute  # type: ignore[return-value]
 
 
 @functools.cache
-def _module(backend: str) -> ModuleType | None:
+def _own(name: str) -> Callable[..., Any] | None:
+    """Returns the backend's function of this name, if there is one."""
+    return getattr(module(), name, None)
+
+
+def module() -> ModuleType | None:
+    """Returns the backend's file, if it is there and can be imported."""
     try:
-        return importlib.import_module(f"keras_vivit.fast.{backend}")
+        return importlib.import_module(f"{__name__}.{keras.backend.backend()}")
     except ImportError:
         return None
 
@@ -115,22 +120,3 @@ def layer_norm(
     x = x - ops.mean(x, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(variance + epsilon) * gamma + beta
-
-
-# === What the backends' files share ===
-
-
-def computes_alone(layer: keras.layers.Layer, dtype: str) -> bool:
-    """Whether `layer(x)` of an `x` of this dtype does no more than `layer.call(x)`."""
-    return (
-        layer.compute_dtype == dtype
-        and layer.quantization_mode is None
-        and layer.activity_regularizer is None
-        and keras.distribution.distribution() is None
-    )
-
-
-def matrix_and_vector(layer: keras.layers.Layer) -> tuple[Tensor, Tensor]:
-    """Returns kernel and bias as they multiply rows and are added to them."""
-    kernel, bias = (getattr(w, "value", w) for w in (layer.kernel, layer.bias))
-    return reshape(kernel, (-1, math.prod(bias.shape))), reshape(bias, (-1,))

@@ -88,7 +88,7 @@ def dense(
     """Multiplies matrices: the gradient of an einsum with heads takes longer."""
     if not xla.on_cpu() or not xla.computes_alone(layer, rows):
         return plain(layer, rows)
-    kernel, bias = fast.matrix_and_vector(layer)
+    kernel, bias = xla.matrix_and_vector(layer)
     outputs = fast.product(ops.reshape(rows, (-1, kernel.shape[0])), kernel, bias)
     return ops.reshape(outputs, (-1, *layer.bias.shape))
 

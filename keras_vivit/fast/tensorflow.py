@@ -102,7 +102,7 @@ def dense(
     """Multiplies matrices: einsums with heads take longer."""
     if not xla.computes_alone(layer, rows):
         return plain(layer, rows)
-    kernel, bias = fast.matrix_and_vector(layer)
+    kernel, bias = xla.matrix_and_vector(layer)
     if len(rows.shape) > 2:
         rows = ops.reshape(rows, (-1, kernel.shape[0]))
     outputs = fast.product(rows, kernel, bias)

@@ -12,12 +12,12 @@ from keras_vivit import fast
 from keras_vivit.types import Tensor
 
 CPU = "/proc/cpuinfo"
-HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
+DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float64: "float64",
+}
 SHORT = 128  # tokens: up to here, products are faster than the kernel for CPUs
 SMALL = 32  # features of a head: half precision is slower than float32 on CPUs
 LARGE = 2**20  # weights of a kernel that a convolution multiplies faster
@@ -26,12 +26,31 @@ STRIDED = ("cpu", "cuda")
 
 
 def _computes_alone(layer: keras.layers.Layer, inputs: Tensor) -> bool:
-    """Whether nothing would be lost if `layer.call` were called directly."""
-    hooked = any(getattr(layer, hooks, None) for hooks in HOOKS)
-    rematerialized = getattr(layer, "_remat_mode", None)  # of a `keras.RematScope`
-    if hooked or rematerialized:
+    """Whether `layer(inputs)` does no more than `layer.call(inputs)`."""
+    try:
+        hooked = (
+            layer._forward_pre_hooks
+            or layer._forward_hooks
+            or layer._backward_pre_hooks
+            or layer._backward_hooks
+            or layer._remat_mode  # of a `keras.RematScope`
+        )
+    except AttributeError:  # These names are not public.
         return False
-    return fast.computes_alone(layer, keras.backend.standardize_dtype(inputs.dtype))
+    return (
+        not hooked
+        and layer.compute_dtype == DTYPES.get(inputs.dtype)
+        and layer.quantization_mode is None
+        and layer.activity_regularizer is None
+    )
+
+
+def _matrix_and_vector(layer: keras.layers.Layer) -> tuple[Tensor, Tensor]:
+    """Returns kernel and bias as they multiply rows and are added to them."""
+    kernel, bias = (getattr(w, "value", w) for w in (layer.kernel, layer.bias))
+    if bias.dim() == 1 and kernel.dim() == 2:
+        return kernel, bias
+    return kernel.reshape(-1, bias.numel()), bias.reshape(-1)
 
 
 def call(
@@ -80,9 +99,8 @@ def layer_norm(
     training: bool | None,
 ) -> Tensor:
     """Calls PyTorch's kernel, without what Keras does before it."""
-    gamma, beta = (getattr(w, "value", w) for w in (gamma, beta))
-    if any(tensor.dtype != torch.float32 for tensor in (x, gamma, beta)):
-        return plain(x, gamma, beta, epsilon, training)
+    x = x if x.dtype == torch.float64 else x.float()
+    gamma, beta = (getattr(w, "value", w).to(x.dtype) for w in (gamma, beta))
     return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
 
 
@@ -124,7 +142,7 @@ def dense(
     """Multiplies matrices: einsums become batches of one, with a bias added later."""
     if not _computes_alone(layer, rows):
         return plain(layer, rows)
-    kernel, bias = fast.matrix_and_vector(layer)
+    kernel, bias = _matrix_and_vector(layer)
     outputs = fast.product(rows.reshape(-1, kernel.shape[0]), kernel, bias)
     return outputs.reshape(-1, *layer.bias.shape)
 
@@ -135,7 +153,7 @@ def projections(
     """Multiplies by all kernels at once."""
     if not all(_computes_alone(layer, rows) for layer in layers):
         return plain(layers, rows)
-    kernels, biases = zip(*map(fast.matrix_and_vector, layers), strict=True)
+    kernels, biases = zip(*map(_matrix_and_vector, layers), strict=True)
     outputs = fast.product(rows, torch.cat(kernels, 1), torch.cat(biases))
     return outputs.reshape(-1, len(layers), *layers[0].bias.shape).unbind(1)
 

@@ -4,13 +4,13 @@ XLA has no kernels for half precision there, and would round after each operatio
 block of half precision computes in float32 instead, and rounds once, at its end.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_vivit import fast
 from keras_vivit.types import Tensor
 
 HALVES = ("bfloat16", "float16")
@@ -41,8 +41,20 @@ def call(layer: keras.layers.Layer, inputs: Tensor, **options: Any) -> Tensor:
 
 
 def computes_alone(layer: keras.layers.Layer, rows: Tensor) -> bool:
-    dtype = layer.compute_dtype if _keeps_float32(layer, rows) else dtype_of(rows)
-    return fast.computes_alone(layer, dtype)
+    """Whether `layer(rows)` does no more than `layer.call(rows)`."""
+    return (
+        (layer.compute_dtype == dtype_of(rows) or _keeps_float32(layer, rows))
+        and layer.quantization_mode is None
+        and layer.activity_regularizer is None
+        and keras.distribution.distribution() is None
+    )
+
+
+def matrix_and_vector(layer: keras.layers.Layer) -> tuple[Tensor, Tensor]:
+    """Returns kernel and bias as they multiply rows and are added to them."""
+    kernel, bias = (getattr(w, "value", w) for w in (layer.kernel, layer.bias))
+    kernel = ops.reshape(kernel, (-1, math.prod(bias.shape)))
+    return kernel, ops.reshape(bias, (-1,))
 
 
 def _keeps_float32(layer: keras.layers.Layer, inputs: Tensor) -> bool:
