@@ -635,7 +635,7 @@ def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypat
     weights = tmp_path / "weights.npz"
     monkeypatch.setitem(preset, "weights", weights)
     monkeypatch.setitem(preset, "config", {**preset["config"], **SMALL})
-    ship.main([str(finished)])
+    assert ship.main([str(finished)]) == 0
     model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
     images = data.load("organmnist3d", 28, npz).test.images
     np.testing.assert_allclose(
@@ -643,6 +643,12 @@ def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypat
         read_run(finished)[2]["probabilities"],
         atol=1e-3,  # of half precision
     )
+
+
+def test_weights_of_another_architecture_are_not_shipped(finished, tmp_path, capsys):
+    assert ship.main([str(finished), "--out", str(tmp_path / "weights.npz")]) == 2
+    assert "num_layers=1 instead of 4" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
 
 
 def test_report_refuses_other_data(finished, capsys):
