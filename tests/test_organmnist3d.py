@@ -607,6 +607,14 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     )
 
 
+def test_resume_needs_the_checkpoint_of_the_last_epoch(npz, finished, tmp_path):
+    for name in ("run.json", "history.csv"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    result = python(ONE_LAYER + TRAIN, *options(npz, tmp_path), "--resume")
+    assert result.returncode == 2, result.stderr
+    assert "must hold the checkpoint of epoch 8. Received: no file" in result.stderr
+
+
 def test_resume_with_other_options_names_them(npz, finished, capsys, monkeypatch):
     monkeypatch.setitem(configs.QUICK, "model", SMALL)
     error = fails(capsys, *options(npz, finished), "--resume", "--seed", 1)
