@@ -50,26 +50,35 @@ def confusion(labels, predicted):
 
 
 def draw_slices(path, rows, volumes, labels, probabilities):
-    """Writes a strip of slices for each of these volumes, and what the model says."""
+    """Draws slices of volumes in two columns, with the label and the prediction."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8, 0.52 * len(rows)), facecolor="black")
-    gaps = {"wspace": 0.04, "hspace": 0.08}
-    grid = figure.subplots(len(rows), SLICES, gridspec_kw=gaps)
-    figure.subplots_adjust(left=0.3, right=1, bottom=0, top=1)
-    for row, axes in zip(rows, grid, strict=True):
-        said = probabilities[row].argmax()
-        right = said == labels[row]
-        text = f"{'✓' if right else '✗'} {NAMES[said]} {probabilities[row, said]:.2f}"
-        style = {"ha": "right", "transform": axes[0].transAxes, "fontsize": 7.5}
-        axes[0].text(-0.15, 0.58, NAMES[labels[row]], color="white", **style)
-        color = "#8fc1f7" if right else "#f0a35e"
-        axes[0].text(-0.15, 0.18, text, color=color, **style)
-        places = np.linspace(0, volumes.shape[1] - 1, SLICES + 2).round().astype(int)
-        for axis, place in zip(axes, places[1:-1], strict=True):
-            axis.imshow(volumes[row, place], cmap="gray", vmin=0, vmax=255)
-            axis.set_axis_off()
+    figure = Figure(figsize=(9.6, 0.52 * -(-len(rows) // 2)), facecolor="black")
+    spaces = {"wspace": 0.04, "hspace": 0.08, "bottom": 0, "top": 1}
+    columns = (rows[0::2], 0.15, 0.5), (rows[1::2], 0.65, 1)
+    for column, left, right in columns:
+        grid = figure.add_gridspec(
+            len(rows[0::2]), SLICES, left=left, right=right, **spaces
+        )
+        for line, row in enumerate(column):
+            axes = [figure.add_subplot(grid[line, i]) for i in range(SLICES)]
+            draw_volume(axes, volumes[row], labels[row], probabilities[row])
     figure.savefig(path, dpi=150, pil_kwargs={"quality": 85})
+
+
+def draw_volume(axes, volume, label, probabilities):
+    predicted = probabilities.argmax()
+    right = predicted == label
+    mark = "✓" if right else "✗"
+    text = f"{mark} {NAMES[predicted]} {probabilities[predicted]:.2f}"
+    style = {"ha": "right", "transform": axes[0].transAxes, "fontsize": 7.5}
+    axes[0].text(-0.15, 0.58, NAMES[label], color="white", **style)
+    color = "#8fc1f7" if right else "#f0a35e"
+    axes[0].text(-0.15, 0.18, text, color=color, **style)
+    places = np.linspace(0, len(volume) - 1, SLICES + 2).round().astype(int)
+    for axis, place in zip(axes, places[1:-1], strict=True):
+        axis.imshow(volume[place], cmap="gray", vmin=0, vmax=255)
+        axis.set_axis_off()
 
 
 def main():

@@ -171,7 +171,7 @@ class ScaledAdamW(keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         # By index: on TensorFlow, `variable` is a `tf.Variable`, which has no path.
         index = self._get_variable_index(variable)
-        rate = learning_rate * self.factors[index]
+        rate = keras.ops.cast(learning_rate, variable.dtype) * self.factors[index]
         if self.decays[index]:
             self.assign_sub(variable, variable * rate * self.decays[index])
         super().update_step(gradient, variable, rate)

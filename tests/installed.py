@@ -10,7 +10,8 @@ import keras_vivit
 START_PAGE = pathlib.Path(__file__).parents[1] / "docs/index.md"
 
 page = {}
-exec(re.search(r"^```python\n(.*?)^```$", START_PAGE.read_text(), re.M | re.S)[1], page)
+for block in re.findall(r"^```python\n(.*?)^```$", START_PAGE.read_text(), re.M | re.S):
+    exec(block, page)
 assert page["probabilities"].shape == (4, 10)
 
 model = page["model"]

@@ -613,6 +613,15 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_resume_needs_the_checkpoint_of_the_last_epoch(npz, finished, tmp_path):
+    for name in ("run.json", "history.csv"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    result = python(ONE_LAYER + TRAIN, *options(npz, tmp_path), "--resume")
+    assert result.returncode == 2, result.stderr
+    assert "must hold the checkpoint of epoch 8. Received: no file" in result.stderr
+
+
+@pytest.mark.slow
 def test_resume_with_other_options_names_them(npz, finished, capsys, monkeypatch):
     monkeypatch.setitem(configs.QUICK, "model", SMALL)
     error = fails(capsys, *options(npz, finished), "--resume", "--seed", 1)
@@ -644,7 +653,7 @@ def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypat
     weights = tmp_path / "weights.npz"
     monkeypatch.setitem(preset, "weights", weights)
     monkeypatch.setitem(preset, "config", {**preset["config"], **SMALL})
-    ship.main([str(finished)])
+    assert ship.main([str(finished)]) == 0
     model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
     images = data.load("organmnist3d", 28, npz).test.images
     np.testing.assert_allclose(
@@ -652,6 +661,13 @@ def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypat
         read_run(finished)[2]["probabilities"],
         atol=1e-3,  # of half precision
     )
+
+
+@pytest.mark.slow
+def test_weights_of_another_architecture_are_not_shipped(finished, tmp_path, capsys):
+    assert ship.main([str(finished), "--out", str(tmp_path / "weights.npz")]) == 2
+    assert "num_layers=1 instead of 4" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from keras_vivit import augmentation
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.batches import RepeatableBatches
+from common.command_line import InputError
 from common.devices import fill_up, shares, with_weights
 from common.progress import ProgressLine
 from common.resuming import (
@@ -195,7 +196,7 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
     )
     if history:
         print(f"Going on after epoch {len(history)}.")
-        checkpoint.load(model, len(history))
+        load_epoch(model, checkpoint, len(history))
 
     # Replayed before `fit`, which would train one epoch more in any case.
     stopping.set_model(model)
@@ -206,7 +207,7 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
         )
 
     kept = epochs if patience is None else stopping.best_epoch + 1
-    checkpoint.load(model, kept)
+    load_epoch(model, checkpoint, kept)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     loss = read_history(folder)[kept - 1]["val_loss"]
     print(f"Keeping epoch {kept} (val_loss {loss:.4f}).")
@@ -214,6 +215,14 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
     os.replace(folder / "unfinished.keras", folder / "model.keras")
     shutil.rmtree(checkpoint.folder)
     return model
+
+
+def load_epoch(model, checkpoint, epoch):
+    if checkpoint.load(model, epoch) != epoch:
+        raise InputError(
+            f"The run folder must hold the checkpoint of epoch {epoch}. "
+            f"Received: no file {checkpoint.path(epoch)}."
+        )
 
 
 def describe(model, data, configuration):
