@@ -50,12 +50,13 @@ def install_all(session, backend, *requirements):
     install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
 
 
-def run_tests(session, backend, *arguments):
+def run_tests(session, backend, *arguments, **environment):
     """Runs pytest on the installed package; options of the command line come last."""
-    # Compiling keeps one core busy: files go to several processes.
+    # Files go to several processes, of one thread each: more would wait for each other.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
     options = (*parallel, "--durations", "10", *arguments, *session.posargs)
-    session.run("pytest", *options, env={"KERAS_BACKEND": backend, **JAX_CACHE})
+    environment |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", **JAX_CACHE}
+    session.run("pytest", *options, env=environment)
 
 
 @nox.session
@@ -64,7 +65,10 @@ def tests(session, backend):
     """The tests that are not marked `slow` on one backend, with the newest Keras."""
     install(session, *groups(f"{backend}-alone", "test"))
     install(session, ".[examples,hf,scenic,search,video,volume]")
-    run_tests(session, backend, "-m", "not slow")
+    # The older emitters compile faster; other sessions have XLA's default.
+    flags = {"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+    environment = flags if backend == "jax" else {}
+    run_tests(session, backend, "-m", "not slow", **environment)
 
 
 @nox.session

@@ -1,3 +1,4 @@
+import gc
 import pathlib
 from importlib import import_module
 from importlib.util import find_spec
@@ -36,6 +37,8 @@ def configure_backend():
 
 
 configure_backend()
+# Keras collects garbage with each layer that it quantizes: not what was imported.
+gc.freeze()
 
 
 def has_gpu():
