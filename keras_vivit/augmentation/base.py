@@ -5,6 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_vivit import fast
+from keras_vivit.types import Config, DType, Regularizer, Tensor
+
 Data = dict[str, Any]
 KEYS = ("videos", "labels", "frame_mask", "segmentation_masks")
 
@@ -25,9 +28,9 @@ class Augmentation(keras.layers.Layer):
         self,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(
@@ -51,7 +54,7 @@ class Augmentation(keras.layers.Layer):
         # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
         if training and data["videos"].shape[0] != 0:
             self.check_values(data)
-            data.update(self.augment(data))
+            data.update(fast.augment(self, data))
         return data if isinstance(inputs, dict) else data["videos"]
 
     def augment(self, data: Data) -> Data:
@@ -99,10 +102,10 @@ class Augmentation(keras.layers.Layer):
             data[name] = _tensors(value, dtype)
         return data if isinstance(inputs, dict) else data["videos"]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "seed": self.seed}
 
-    def uniform(self, videos: Any, low: float, high: float, n: int = 1) -> Any:
+    def uniform(self, videos: Tensor, low: float, high: float, n: int = 1) -> Tensor:
         """Random numbers `(batch, n)`."""
         shape = (ops.shape(videos)[0], n)
         return keras.random.uniform(
@@ -121,7 +124,7 @@ class Augmentation(keras.layers.Layer):
         return ("videos", *self.blended)
 
 
-def per_sample(numbers: Any, rank: int = 5) -> Any:
+def per_sample(numbers: Tensor, rank: int = 5) -> Tensor:
     """`(batch, 1)` or `(batch,)` to `(batch, 1, ...)` of this rank."""
     return ops.reshape(numbers, (-1, *[1] * (rank - 1)))
 
@@ -133,7 +136,7 @@ def label_shapes(shape: Any) -> list[tuple]:
     return [tuple(shape)]
 
 
-def is_integer(tensor: Any) -> bool:
+def is_integer(tensor: Tensor) -> bool:
     return "int" in keras.backend.standardize_dtype(tensor.dtype)
 
 

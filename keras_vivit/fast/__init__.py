@@ -117,6 +117,12 @@ def layer_norm(
     return x * ops.rsqrt(variance + epsilon) * gamma + beta
 
 
+@accelerated
+def augment(layer: keras.layers.Layer, data: dict[str, Any]) -> dict[str, Any]:
+    """Runs an augmentation."""
+    return layer.augment(data)
+
+
 # === What the backends' files share ===
 
 
