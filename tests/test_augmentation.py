@@ -280,28 +280,3 @@ def test_pipeline_augments_batches():
     model = keras.Model(video, keras.layers.Flatten()(video))
     model.compile(loss="mse")
     assert model.fit(Batches(), verbose=0).history["loss"][0] < 0.5
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.data runs TensorFlow alone"
-)
-def test_tf_data_augments_batches():
-    import tensorflow as tf
-
-    layers = [
-        augmentation.RandomAffine(10, 0.1, 0.1),
-        augmentation.RandomFlip(label_permutation=(1, 0)),
-        augmentation.CutMix(),
-    ]
-
-    def augment(videos, labels):
-        batch = {"videos": videos, "labels": labels}
-        for layer in layers:
-            batch = layer(batch, training=True)
-        return batch["videos"], batch["labels"]
-
-    labels = np.eye(2, dtype="float32")[np.arange(40) % 2]
-    data = tf.data.Dataset.from_tensor_slices((normal(*SHAPE), labels)).batch(10)
-    for videos, mixed in data.map(augment):
-        assert videos.shape == (10, *SHAPE[1:])
-        np.testing.assert_allclose(mixed.numpy().sum(axis=1), 1, rtol=1e-5)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vivit import fast
+from keras_vivit import backends, fast
 from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 Data = dict[str, Any]
@@ -46,7 +46,22 @@ class Augmentation(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         self.check_shapes(_as_dictionary(input_shape))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if args:  # As `tf.data` has them for tuples.
+            raise ValueError(
+                "`inputs` must be the only positional argument: labels and masks "
+                "belong into a dictionary with the videos. "
+                f"Received: {len(args)} more"
+            )
+        call = super().__call__
+        if backends.is_foreign_graph(inputs):  # `tf.data` on another backend
+            spec = self.compute_output_spec(_tensors(inputs))
+            return backends.call_from_graph(
+                lambda arrays: call(arrays, **kwargs), inputs, spec
+            )
+        return call(inputs, **kwargs)
+
+    def call(self, inputs: Any, training: bool = True) -> Any:
         data = self._checked(inputs)
         for name in self._in_full:
             if name in data:
@@ -95,7 +110,7 @@ class Augmentation(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, training: bool = True) -> Any:
         data = self._checked(inputs)
         for name, value in data.items():
             dtype = "float32" if name in self._in_full else None
@@ -174,10 +189,11 @@ def _as_dictionary(inputs: Any) -> Data:
     return inputs if isinstance(inputs, dict) else {"videos": inputs}
 
 
-def _tensors(structure: Any, dtype: str | None) -> Any:
+def _tensors(structure: Any, dtype: str | None = None) -> Any:
     """Symbolic tensors of their own; a graph may not lead back to its inputs."""
+    standard = keras.backend.standardize_dtype
     return keras.tree.map_structure(
-        lambda x: keras.KerasTensor(x.shape, dtype or x.dtype), structure
+        lambda x: keras.KerasTensor(x.shape, dtype or standard(x.dtype)), structure
     )
 
 
