@@ -3,22 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal
+from helpers import augmentation_of, flat, normal
 
 from keras_vivit import augmentation, config
 
 BACKEND = keras.backend.backend()
-MAKERS = {
-    "RandomFlip": lambda: augmentation.RandomFlip(label_permutation=(1, 0), seed=0),
-    "RandomAffine": lambda: augmentation.RandomAffine(20, 0.2, 0.2, seed=0),
-    "RandomIntensity": lambda: augmentation.RandomIntensity(
-        0.1, 0.1, 0.1, 0.1, value_range=(-4, 4), seed=0
-    ),
-    "RandomErasing": lambda: augmentation.RandomErasing((2, 2, 2), 0.3, seed=0),
-    "MixUp": lambda: augmentation.MixUp(seed=0),
-    "CutMix": lambda: augmentation.CutMix(seed=0),
-}
-each_layer = pytest.mark.parametrize("name", MAKERS)
+each_layer = pytest.mark.parametrize("name", augmentation.__all__)
 
 
 @pytest.fixture
@@ -61,9 +51,9 @@ def run(layer, calls=3):
 
 @each_layer
 def test_compiled_calls_are_the_plain_ones(name, request):
-    compiled = run(MAKERS[name]())
+    compiled = run(augmentation_of(name))
     request.getfixturevalue("plain")
-    for a, b in zip(compiled, run(MAKERS[name]()), strict=True):
+    for a, b in zip(compiled, run(augmentation_of(name)), strict=True):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_allclose(x, y, atol=1e-5)
         np.testing.assert_array_equal(a[-1], b[-1])  # The state.
@@ -95,7 +85,7 @@ def test_switch_turns_compiling_off(counting, plain):
 
 @each_layer
 def test_state_that_is_set_repeats_a_call(name):
-    layer = MAKERS[name]()
+    layer = augmentation_of(name)
     (first,) = run(layer, 1)
     run(layer)
     layer.seed_generator.state.assign([0, 0])

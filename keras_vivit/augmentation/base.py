@@ -66,15 +66,28 @@ class Augmentation(keras.layers.Layer):
         for name in self._in_full:
             if name in data:
                 data[name] = _cast(data[name], "float32")
-        # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
-        if training and data["videos"].shape[0] != 0:
+        if data["videos"].shape[0] == 0:
+            # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
+            for name, shape in self.new_shapes(_shapes(data)).items():
+                data[name] = ops.zeros(shape, data[name].dtype)
+        elif training:
             self.check_values(data)
             data.update(fast.augment(self, data))
+        else:
+            data.update(self.fit_shapes(data))
         return data if isinstance(inputs, dict) else data["videos"]
 
     def augment(self, data: Data) -> Data:
         """Returns the entries of `data` that change."""
         raise NotImplementedError
+
+    def fit_shapes(self, data: Data) -> Data:
+        """What takes the place of `augment` in inference, where shapes change."""
+        return {}
+
+    def new_shapes(self, shapes: Data) -> Data:
+        """Returns the shapes that change."""
+        return {}
 
     def check_shapes(self, shapes: Data) -> None:
         """Refuses what is not the shape of `videos`, or does not belong to it."""
@@ -108,13 +121,16 @@ class Augmentation(keras.layers.Layer):
         """Refuses wrong labels, where their values can be read."""
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
+        shapes = dict(_as_dictionary(input_shape))
+        shapes.update(self.new_shapes(shapes))
+        return shapes if isinstance(input_shape, dict) else shapes["videos"]
 
     def compute_output_spec(self, inputs: Any, training: bool = True) -> Any:
         data = self._checked(inputs)
+        shapes = self.new_shapes(_shapes(data))
         for name, value in data.items():
             dtype = "float32" if name in self._in_full else None
-            data[name] = _tensors(value, dtype)
+            data[name] = _tensors(value, dtype, shapes.get(name))
         return data if isinstance(inputs, dict) else data["videos"]
 
     def get_config(self) -> Config:
@@ -129,8 +145,7 @@ class Augmentation(keras.layers.Layer):
 
     def _checked(self, inputs: Any) -> Data:
         data = dict(_as_dictionary(inputs))
-        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), data)
-        self.check_shapes(shapes)
+        self.check_shapes(_shapes(data))
         self.check_dtypes(data)
         return data
 
@@ -189,11 +204,16 @@ def _as_dictionary(inputs: Any) -> Data:
     return inputs if isinstance(inputs, dict) else {"videos": inputs}
 
 
-def _tensors(structure: Any, dtype: str | None = None) -> Any:
+def _shapes(data: Data) -> Data:
+    return keras.tree.map_structure(lambda x: tuple(x.shape), data)
+
+
+def _tensors(structure: Any, dtype: str | None = None, shape: Any = None) -> Any:
     """Symbolic tensors of their own; a graph may not lead back to its inputs."""
     standard = keras.backend.standardize_dtype
     return keras.tree.map_structure(
-        lambda x: keras.KerasTensor(x.shape, dtype or standard(x.dtype)), structure
+        lambda x: keras.KerasTensor(shape or x.shape, dtype or standard(x.dtype)),
+        structure,
     )
 
 

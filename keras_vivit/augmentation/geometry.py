@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_vivit import validation
 from keras_vivit.augmentation.base import Augmentation, Data
+from keras_vivit.augmentation.lookup import take
 from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 
@@ -75,8 +76,8 @@ class RandomAffine(Augmentation):
         if "frame_mask" in data:
             frames = np.arange(shape[0])
             centres = [frames, *(np.full(shape[0], (n - 1) / 2) for n in shape[1:])]
-            origins = _nearest_index(sources(np.stack(centres))[:, 0], shape[0])
-            moved["frame_mask"] = _take_frames(data["frame_mask"], origins)
+            origins = ops.floor(sources(np.stack(centres))[:, 0] + 0.5)
+            moved["frame_mask"] = take(data["frame_mask"], origins, axis=1)
             data = _without_masked_frames(data)
         if "segmentation_masks" in data:
             moved["segmentation_masks"] = _nearest(data["segmentation_masks"], points)
@@ -155,18 +156,12 @@ def _flat(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     return ops.reshape(x, (-1, *x.shape[4:])), index
 
 
-def _take_frames(x: Tensor, frames: Tensor) -> Tensor:
-    """Frames `(batch, n)` by their numbers."""
-    first = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] * x.shape[1]
-    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), first + frames, axis=0)
-
-
 def _without_masked_frames(data: Data) -> Data:
     """Puts the nearest kept frame in place of each that the mask leaves out."""
     mask = ops.cast(data["frame_mask"], "bool")
     n = mask.shape[1]
     distance = np.abs(np.arange(n)[:, None] - np.arange(n))  # (new, old)
     distance = ops.convert_to_tensor(distance, "int32") + ops.where(mask, 0, n)[:, None]
-    frames = ops.cast(ops.argmin(distance, axis=-1), "int32")
+    frames = ops.argmin(distance, axis=-1)
     names = [name for name in ("videos", "segmentation_masks") if name in data]
-    return {**data, **{name: _take_frames(data[name], frames) for name in names}}
+    return {**data, **{name: take(data[name], frames, axis=1) for name in names}}
