@@ -56,6 +56,21 @@ def between(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
+def interval(name: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Returns `value` as two ordered floats that lie between the bounds."""
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(map(_is_number, value))
+        or not low <= value[0] <= value[1] <= high
+    ):
+        raise ValueError(
+            f"`{name}` must be two numbers, the smaller one first, in [{low}, {high}]. "
+            f"Received: {name}={value!r}"
+        )
+    return float(value[0]), float(value[1])
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

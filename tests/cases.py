@@ -312,6 +312,29 @@ CASES = [
             ({"rate": 1}, None, "`rate` must lie in.*rate=1"),
         ),
     ),
+    Case(
+        augmentation.RandomResizedCrop,
+        {"size": (5, 4), "scale": (0.3, 0.9), "ratio": (0.5, 2.0), "seed": 7},
+        {"videos": VIDEO, "segmentation_masks": VIDEO[:4]},
+        {"videos": (3, 4, 5, 4, 2), "segmentation_masks": (3, 4, 5, 4)},
+        wrong=(
+            ({"size": 4}, None, r"`size` must be 2 positive integers.*size=4"),
+            ({"scale": (0, 1)}, None, r"`scale` must be two numbers.*\(0, 1\)"),
+            ({"scale": (0.5, 0.2)}, None, r"the smaller one first.*\(0.5, 0.2\)"),
+            ({"ratio": 1.0}, None, "`ratio` must be two numbers.*ratio=1.0"),
+        ),
+    ),
+    Case(
+        augmentation.RandomClip,
+        {"num_frames": 3, "rate": (0.5, 2.0), "seed": 7},
+        MASKED,
+        {n: (3, 3, *shape[2:]) for n, shape in MASKED.items()},
+        wrong=(
+            ({"num_frames": 0}, None, "`num_frames` must be a positive.*=0"),
+            ({"num_frames": 5}, None, "must not exceed the frames.*=5, frames=4"),
+            ({"rate": (0, 1)}, None, r"`rate` must be two numbers.*\(0, 1\)"),
+        ),
+    ),
     *(
         Case(
             layer,

@@ -10,6 +10,24 @@ import numpy as np
 import pytest
 
 import keras_vivit
+from keras_vivit import augmentation
+
+# Changes to videos of 4 x 5 x 6 voxels, or 2 frames of them.
+AUGMENTATIONS = {
+    augmentation.CutMix: {},
+    augmentation.MixUp: {},
+    augmentation.RandomAffine: {"rotation": 20, "scale": 0.2, "shift": 0.2},
+    augmentation.RandomClip: {"num_frames": 2, "rate": (0.5, 2.0)},
+    augmentation.RandomErasing: {"tubelet_size": (2, 2, 2), "rate": 0.3},
+    augmentation.RandomFlip: {},
+    augmentation.RandomIntensity: {
+        "gain": 0.1,
+        "offset": 0.1,
+        "gamma": 0.1,
+        "noise": 0.1,
+    },
+    augmentation.RandomResizedCrop: {"size": (3, 4), "scale": (0.2, 0.9)},
+}
 
 SMALL_VIDEO = (4, 16, 16, 1)
 SMALL = {
@@ -20,6 +38,12 @@ SMALL = {
     "num_heads": 2,
     "mlp_dim": 64,
 }
+
+
+def augmentation_of(class_name, **changes):
+    """A layer that changes almost every sample, with a seed."""
+    layer = getattr(augmentation, class_name)
+    return layer(**{**AUGMENTATIONS[layer], "seed": 0, **changes})
 
 
 def only(*backends):

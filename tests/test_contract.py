@@ -96,10 +96,10 @@ def test_symbolic_declared_and_eager_shapes_agree(case):
 def test_saved_model_gives_the_same_outputs(case, tmp_path):
     model = as_model(case)
     x = arrays(case.input_shape)
-    before = flat(model(x))
+    before = flat(model(x, training=False))
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    for a, b in zip(before, flat(again(x)), strict=True):
+    for a, b in zip(before, flat(again(x, training=False)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -136,9 +136,10 @@ def test_one_training_step_changes_every_weight(case):
 def test_dropout_is_inert_at_inference_and_reproducible_with_a_seed(case):
     layer, twin = built(case), built(case)
     x = arrays(case.input_shape)
-    first, second = flat(layer(x)), flat(layer(x, training=False))
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
+    first = flat(layer(x, training=False))
+    if not is_augmentation(case):  # As Keras' own, it augments in a bare call.
+        for a, b in zip(first, flat(layer(x)), strict=True):
+            np.testing.assert_array_equal(a, b)
     if "seed" not in case.arguments:
         pytest.skip("has no dropout")
     dropped, again = flat(layer(x, training=True)), flat(twin(x, training=True))

@@ -10,21 +10,24 @@ them and what belongs to them, and then returns one:
   `(batch, frames, height, width, channels)`.
 
 What a layer moves it moves in all of them; any other key is an error. Every sample is
-changed in its own way, in training alone: inside a model `fit` takes care of that, in a
-data pipeline call the layer with `training=True`. Pixels and soft labels are float32
-whatever the dtype policy.
+changed in its own way. A bare call augments, as with Keras' own layers, and so do calls
+in `tf.data` on every backend; inside a model `fit` augments, and `predict` and
+`evaluate` do not. Pixels and soft labels are float32 whatever the dtype policy.
 """
 
 from keras_vivit.augmentation.flips import RandomFlip
 from keras_vivit.augmentation.geometry import RandomAffine
 from keras_vivit.augmentation.intensity import RandomErasing, RandomIntensity
 from keras_vivit.augmentation.mixing import CutMix, MixUp
+from keras_vivit.augmentation.sampling import RandomClip, RandomResizedCrop
 
 __all__ = [
     "CutMix",
     "MixUp",
     "RandomAffine",
+    "RandomClip",
     "RandomErasing",
     "RandomFlip",
     "RandomIntensity",
+    "RandomResizedCrop",
 ]

@@ -5,6 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_vivit import backends, fast
+from keras_vivit.types import Config, DType, Regularizer, Tensor
+
 Data = dict[str, Any]
 KEYS = ("videos", "labels", "frame_mask", "segmentation_masks")
 
@@ -25,9 +28,9 @@ class Augmentation(keras.layers.Layer):
         self,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(
@@ -43,20 +46,48 @@ class Augmentation(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         self.check_shapes(_as_dictionary(input_shape))
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if args:  # As `tf.data` has them for tuples.
+            raise ValueError(
+                "`inputs` must be the only positional argument: labels and masks "
+                "belong into a dictionary with the videos. "
+                f"Received: {len(args)} more"
+            )
+        call = super().__call__
+        if backends.is_foreign_graph(inputs):  # `tf.data` on another backend
+            spec = self.compute_output_spec(_tensors(inputs))
+            return backends.call_from_graph(
+                lambda arrays: call(arrays, **kwargs), inputs, spec
+            )
+        return call(inputs, **kwargs)
+
+    def call(self, inputs: Any, training: bool = True) -> Any:
         data = self._checked(inputs)
         for name in self._in_full:
             if name in data:
                 data[name] = _cast(data[name], "float32")
-        # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
-        if training and data["videos"].shape[0] != 0:
+        if data["videos"].shape[0] == 0:
+            # PyTorch draws no shares for an empty batch, JAX takes nothing from one.
+            for name, shape in self.new_shapes(_shapes(data)).items():
+                data[name] = ops.zeros(shape, data[name].dtype)
+        elif training:
             self.check_values(data)
-            data.update(self.augment(data))
+            data.update(fast.augment(self, data))
+        else:
+            data.update(self.fit_shapes(data))
         return data if isinstance(inputs, dict) else data["videos"]
 
     def augment(self, data: Data) -> Data:
         """Returns the entries of `data` that change."""
         raise NotImplementedError
+
+    def fit_shapes(self, data: Data) -> Data:
+        """What takes the place of `augment` in inference, where shapes change."""
+        return {}
+
+    def new_shapes(self, shapes: Data) -> Data:
+        """Returns the shapes that change."""
+        return {}
 
     def check_shapes(self, shapes: Data) -> None:
         """Refuses what is not the shape of `videos`, or does not belong to it."""
@@ -90,19 +121,22 @@ class Augmentation(keras.layers.Layer):
         """Refuses wrong labels, where their values can be read."""
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
+        shapes = dict(_as_dictionary(input_shape))
+        shapes.update(self.new_shapes(shapes))
+        return shapes if isinstance(input_shape, dict) else shapes["videos"]
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, training: bool = True) -> Any:
         data = self._checked(inputs)
+        shapes = self.new_shapes(_shapes(data))
         for name, value in data.items():
             dtype = "float32" if name in self._in_full else None
-            data[name] = _tensors(value, dtype)
+            data[name] = _tensors(value, dtype, shapes.get(name))
         return data if isinstance(inputs, dict) else data["videos"]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "seed": self.seed}
 
-    def uniform(self, videos: Any, low: float, high: float, n: int = 1) -> Any:
+    def uniform(self, videos: Tensor, low: float, high: float, n: int = 1) -> Tensor:
         """Random numbers `(batch, n)`."""
         shape = (ops.shape(videos)[0], n)
         return keras.random.uniform(
@@ -111,8 +145,7 @@ class Augmentation(keras.layers.Layer):
 
     def _checked(self, inputs: Any) -> Data:
         data = dict(_as_dictionary(inputs))
-        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), data)
-        self.check_shapes(shapes)
+        self.check_shapes(_shapes(data))
         self.check_dtypes(data)
         return data
 
@@ -121,7 +154,7 @@ class Augmentation(keras.layers.Layer):
         return ("videos", *self.blended)
 
 
-def per_sample(numbers: Any, rank: int = 5) -> Any:
+def per_sample(numbers: Tensor, rank: int = 5) -> Tensor:
     """`(batch, 1)` or `(batch,)` to `(batch, 1, ...)` of this rank."""
     return ops.reshape(numbers, (-1, *[1] * (rank - 1)))
 
@@ -133,7 +166,7 @@ def label_shapes(shape: Any) -> list[tuple]:
     return [tuple(shape)]
 
 
-def is_integer(tensor: Any) -> bool:
+def is_integer(tensor: Tensor) -> bool:
     return "int" in keras.backend.standardize_dtype(tensor.dtype)
 
 
@@ -171,10 +204,16 @@ def _as_dictionary(inputs: Any) -> Data:
     return inputs if isinstance(inputs, dict) else {"videos": inputs}
 
 
-def _tensors(structure: Any, dtype: str | None) -> Any:
+def _shapes(data: Data) -> Data:
+    return keras.tree.map_structure(lambda x: tuple(x.shape), data)
+
+
+def _tensors(structure: Any, dtype: str | None = None, shape: Any = None) -> Any:
     """Symbolic tensors of their own; a graph may not lead back to its inputs."""
+    standard = keras.backend.standardize_dtype
     return keras.tree.map_structure(
-        lambda x: keras.KerasTensor(x.shape, dtype or x.dtype), structure
+        lambda x: keras.KerasTensor(shape or x.shape, dtype or standard(x.dtype)),
+        structure,
     )
 
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_vivit import backends, validation
 from keras_vivit.augmentation.base import Augmentation, Data, is_integer, per_sample
 from keras_vivit.embeddings import AXES
+from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -51,9 +52,9 @@ class RandomFlip(Augmentation):
         mask_permutation: Sequence[int] | None = None,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
@@ -116,7 +117,7 @@ class RandomFlip(Augmentation):
             moved[name] = _choose(flip, _permuted(name, x, permutation), x)
         return moved
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -138,12 +139,12 @@ def _permutation(name: str, value: Any) -> tuple[int, ...] | None:
     return tuple(map(int, value))
 
 
-def _holds_numbers(name: str, x: Any) -> bool:
+def _holds_numbers(name: str, x: Tensor) -> bool:
     """Whether these are numbers of classes, not a column for each class."""
     return name != "labels" or len(x.shape) == 1 or x.shape[1] == 1
 
 
-def _permuted(name: str, x: Any, permutation: tuple[int, ...]) -> Any:
+def _permuted(name: str, x: Tensor, permutation: tuple[int, ...]) -> Tensor:
     if _holds_numbers(name, x):
         # Not every backend can look up by, or choose among, bytes.
         table = ops.convert_to_tensor(permutation, "int32")
@@ -152,6 +153,6 @@ def _permuted(name: str, x: Any, permutation: tuple[int, ...]) -> Any:
     return ops.take(x, np.argsort(permutation), axis=1)
 
 
-def _choose(condition: Any, x: Any, other: Any) -> Any:
+def _choose(condition: Tensor, x: Tensor, other: Tensor) -> Tensor:
     """Samples of `x` where the condition `(batch, 1)` holds, else of the other."""
     return ops.where(per_sample(condition, len(x.shape)), x, other)

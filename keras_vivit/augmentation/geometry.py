@@ -1,7 +1,6 @@
 """Affine transformations."""
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +8,8 @@ from keras import ops
 
 from keras_vivit import validation
 from keras_vivit.augmentation.base import Augmentation, Data
+from keras_vivit.augmentation.lookup import take
+from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -45,9 +46,9 @@ class RandomAffine(Augmentation):
         shift: float = 0.0,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
@@ -65,7 +66,7 @@ class RandomAffine(Augmentation):
         shift = self.uniform(videos, -1, 1, 3) * (self.shift * size)
         middle = (size[:, None] - 1) / 2
 
-        def sources(places: Any) -> Any:
+        def sources(places: Tensor) -> Tensor:
             """Where the voxels at `places` `(3, n)` come from, `(batch, 3, n)`."""
             offsets = ops.convert_to_tensor(places, "float32") - middle
             return _product(turn / zoom[..., None], offsets) + middle - shift[..., None]
@@ -75,14 +76,14 @@ class RandomAffine(Augmentation):
         if "frame_mask" in data:
             frames = np.arange(shape[0])
             centres = [frames, *(np.full(shape[0], (n - 1) / 2) for n in shape[1:])]
-            origins = _nearest_index(sources(np.stack(centres))[:, 0], shape[0])
-            moved["frame_mask"] = _take_frames(data["frame_mask"], origins)
+            origins = ops.floor(sources(np.stack(centres))[:, 0] + 0.5)
+            moved["frame_mask"] = take(data["frame_mask"], origins, axis=1)
             data = _without_masked_frames(data)
         if "segmentation_masks" in data:
             moved["segmentation_masks"] = _nearest(data["segmentation_masks"], points)
         return {**moved, "videos": _trilinear(data["videos"], points)}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "rotation": self.rotation,
@@ -91,7 +92,7 @@ class RandomAffine(Augmentation):
         }
 
 
-def _rotation(angles: Any) -> Any:
+def _rotation(angles: Tensor) -> Tensor:
     """Matrices `(batch, 3, 3)` of turns about the three axes, one after another."""
     cos, sin = ops.cos(angles), ops.sin(angles)
     one, zero = ops.ones_like(angles[:, 0]), ops.zeros_like(angles[:, 0])
@@ -105,12 +106,12 @@ def _rotation(angles: Any) -> Any:
     return total
 
 
-def _product(matrices: Any, columns: Any) -> Any:
+def _product(matrices: Tensor, columns: Tensor) -> Tensor:
     """`(batch, 3, 3)` times `(..., 3, n)`; GPUs would multiply matrices in TF32."""
     return sum(matrices[..., i : i + 1] * columns[..., i : i + 1, :] for i in range(3))
 
 
-def _trilinear(videos: Any, points: Any) -> Any:
+def _trilinear(videos: Tensor, points: Tensor) -> Tensor:
     """Samples videos at `points` `(batch, 3, voxels)`, clamped to the border."""
     size = tuple(videos.shape[1:4])
     last = ops.convert_to_tensor(size, "float32")[:, None] - 1
@@ -121,7 +122,7 @@ def _trilinear(videos: Any, points: Any) -> Any:
     # An axis of one voxel has no neighbour.
     steps = [n * (k > 1) for n, k in zip(_strides(size), size, strict=True)]
 
-    def sample(index: Any, axis: int = 0) -> Any:
+    def sample(index: Tensor, axis: int = 0) -> Tensor:
         if axis == 3:
             return ops.take(flat, index, axis=0)  # (batch, voxels, channels)
         lower, upper = sample(index, axis + 1), sample(index + steps[axis], axis + 1)
@@ -130,14 +131,14 @@ def _trilinear(videos: Any, points: Any) -> Any:
     return ops.reshape(sample(index), ops.shape(videos))
 
 
-def _nearest(masks: Any, points: Any) -> Any:
+def _nearest(masks: Tensor, points: Tensor) -> Tensor:
     """Takes the voxels that are nearest to `points` `(batch, 3, voxels)`."""
     places = [_nearest_index(points[:, i], n) for i, n in enumerate(masks.shape[1:4])]
     flat, index = _flat(masks, ops.stack(places, axis=1))
     return ops.reshape(ops.take(flat, index, axis=0), ops.shape(masks))
 
 
-def _nearest_index(places: Any, size: int) -> Any:
+def _nearest_index(places: Tensor, size: int) -> Tensor:
     """Integers, clamped to the border; halves belong to the higher neighbour."""
     return ops.cast(ops.clip(ops.floor(places + 0.5), 0, size - 1), "int32")
 
@@ -146,7 +147,7 @@ def _strides(size: tuple[int, ...]) -> tuple[int, int, int]:
     return size[1] * size[2], size[2], 1
 
 
-def _flat(x: Any, places: Any) -> Any:
+def _flat(x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """All voxels in one row, and where `places` `(batch, 3, n)` are in it."""
     size = tuple(x.shape[1:4])
     index = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] * math.prod(size)
@@ -155,18 +156,12 @@ def _flat(x: Any, places: Any) -> Any:
     return ops.reshape(x, (-1, *x.shape[4:])), index
 
 
-def _take_frames(x: Any, frames: Any) -> Any:
-    """Frames `(batch, n)` by their numbers."""
-    first = ops.arange(ops.shape(x)[0], dtype="int32")[:, None] * x.shape[1]
-    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), first + frames, axis=0)
-
-
 def _without_masked_frames(data: Data) -> Data:
     """Puts the nearest kept frame in place of each that the mask leaves out."""
     mask = ops.cast(data["frame_mask"], "bool")
     n = mask.shape[1]
     distance = np.abs(np.arange(n)[:, None] - np.arange(n))  # (new, old)
     distance = ops.convert_to_tensor(distance, "int32") + ops.where(mask, 0, n)[:, None]
-    frames = ops.cast(ops.argmin(distance, axis=-1), "int32")
+    frames = ops.argmin(distance, axis=-1)
     names = [name for name in ("videos", "segmentation_masks") if name in data]
-    return {**data, **{name: _take_frames(data[name], frames) for name in names}}
+    return {**data, **{name: take(data[name], frames, axis=1) for name in names}}

@@ -1,7 +1,6 @@
 """Changes of values, and their loss."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -9,6 +8,7 @@ from keras import ops
 from keras_vivit import validation
 from keras_vivit.augmentation.base import Augmentation, Data, per_sample
 from keras_vivit.embeddings import AXES
+from keras_vivit.types import Config, DType, Regularizer
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -43,9 +43,9 @@ class RandomIntensity(Augmentation):
         value_range: tuple[float, float] = (0, 255),
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
@@ -77,7 +77,7 @@ class RandomIntensity(Augmentation):
             x = x + noise * per_sample(self.uniform(x, 0, self.noise))
         return {"videos": low + ops.clip(x, 0, 1) * (high - low)}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "gain": self.gain,
@@ -118,9 +118,9 @@ class RandomErasing(Augmentation):
         value: float = 0.0,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
@@ -139,7 +139,7 @@ class RandomErasing(Augmentation):
         erased = erased[:, : size[0], : size[1], : size[2]]
         return {"videos": ops.where(erased, ops.cast(self.value, "float32"), videos)}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "tubelet_size": self.tubelet_size,

@@ -13,6 +13,7 @@ from keras_vivit.augmentation.base import (
     label_shapes,
     per_sample,
 )
+from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 
 class _Mixing(Augmentation):
@@ -78,18 +79,18 @@ class _Mixing(Augmentation):
         )
         return mixed
 
-    def own_share(self, videos: Any, kept: Any) -> Any:
+    def own_share(self, videos: Tensor, kept: Tensor) -> Tensor:
         """What stays of each voxel, if `kept` `(batch, 1)` is to stay of the whole."""
         raise NotImplementedError
 
-    def mix(self, x: Any, others: Any, own: Any) -> Any:
+    def mix(self, x: Tensor, others: Tensor, own: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {**super().get_config(), "alpha": self.alpha, "rate": self.rate}
 
 
-def _over_frames(own: Any, mask: Any) -> Any:
+def _over_frames(own: Tensor, mask: Tensor) -> Tensor:
     """Mean `(batch, 1)` of the shares in the frames that a mask keeps."""
     mask = ops.cast(mask, own.dtype)
     lost = ops.sum((1 - ops.mean(own, axis=(2, 3, 4))) * mask, axis=1, keepdims=True)
@@ -133,9 +134,9 @@ class MixUp(_Mixing):
         rate: float = 1.0,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         options = (seed, name, dtype, trainable, activity_regularizer, autocast)
@@ -150,10 +151,10 @@ class MixUp(_Mixing):
                 f"frames, height, width, classes). Received: shape={tuple(shape)}"
             )
 
-    def own_share(self, videos: Any, kept: Any) -> Any:
+    def own_share(self, videos: Tensor, kept: Tensor) -> Tensor:
         return per_sample(kept)
 
-    def mix(self, x: Any, others: Any, own: Any) -> Any:
+    def mix(self, x: Tensor, others: Tensor, own: Tensor) -> Tensor:
         # Zero times what a mask hides may be NaN.
         return ops.where(own < 1, own * x + (1 - own) * others, x)
 
@@ -193,15 +194,15 @@ class CutMix(_Mixing):
         rate: float = 1.0,
         seed: int | None = None,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DType = None,
         trainable: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Regularizer = None,
         autocast: bool = False,
     ) -> None:
         options = (seed, name, dtype, trainable, activity_regularizer, autocast)
         super().__init__(alpha, rate, *options)
 
-    def own_share(self, videos: Any, kept: Any) -> Any:
+    def own_share(self, videos: Tensor, kept: Tensor) -> Tensor:
         size = ops.convert_to_tensor(tuple(videos.shape[1:4]), "float32")
         side = ops.power(1 - kept, 1 / 3) * size  # (batch, 3)
         centre = self.uniform(videos, 0, 1, 3) * size
@@ -215,5 +216,5 @@ class CutMix(_Mixing):
             outside = ops.logical_or(outside, ops.reshape(beyond, (-1, *shape, 1)))
         return ops.cast(outside, "float32")
 
-    def mix(self, x: Any, others: Any, own: Any) -> Any:
+    def mix(self, x: Tensor, others: Tensor, own: Tensor) -> Tensor:
         return ops.where(own < 1, others, x)

@@ -120,3 +120,9 @@ def layer_norm(
     x = x - ops.mean(x, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(variance + epsilon) * gamma + beta
+
+
+@accelerated
+def augment(layer: keras.layers.Layer, data: dict[str, Any]) -> dict[str, Any]:
+    """Runs an augmentation."""
+    return layer.augment(data)

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from keras_vivit import fast, policies
-from keras_vivit.fast import xla
+from keras_vivit.fast import eager, xla
 from keras_vivit.types import Tensor
 
 PIECE = 2**22  # scores that are in memory at a time
@@ -228,3 +228,16 @@ def _odd_attention_by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor
         implementation="cudnn",
     )
     return output[:, :tokens]
+
+
+# === Augmentation ===
+
+
+def augment(
+    plain: Callable[..., eager.Data], layer: keras.layers.Layer, data: eager.Data
+) -> eager.Data:
+    """Compiles eager calls, which would otherwise run operation by operation."""
+    used = [layer.seed_generator.state.value, *jax.tree.leaves(data)]
+    if any(isinstance(x, jax.core.Tracer) for x in used):
+        return plain(layer, data)
+    return eager.augment(layer, data, jax.jit)

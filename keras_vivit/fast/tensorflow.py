@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_vivit import fast, policies
-from keras_vivit.fast import xla
+from keras_vivit.fast import eager, xla
 from keras_vivit.types import Tensor
 
 # Not public. What is missing, or has another signature, is left out.
@@ -224,3 +224,15 @@ def _attend_with_gradient(
 def _swap(x: Tensor) -> Tensor:
     """Swaps tokens and heads."""
     return tf.transpose(x, (0, 2, 1, 3))
+
+
+# === Augmentation ===
+
+
+def augment(
+    plain: Callable[..., eager.Data], layer: keras.layers.Layer, data: eager.Data
+) -> eager.Data:
+    """Makes a graph of eager calls; XLA would take long for random numbers."""
+    if not tf.executing_eagerly():
+        return plain(layer, data)
+    return eager.augment(layer, data, tf.function)
