@@ -5,6 +5,7 @@ once, or named in an error.
 """
 
 import contextlib
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -18,18 +19,17 @@ from keras_vivit.checkpoints import (
     hub,
     keras_hub,
     names,
+    pixels,
     scenic,
     tensors,
     transformers,
     tubelet_kernels,
 )
-from keras_vivit.checkpoints.names import ATTENTION, BLOCK, HEAD, MLP
+from keras_vivit.checkpoints.names import ATTENTION, BIAS, BLOCK, HEAD, KERNEL, MLP
+from keras_vivit.checkpoints.tensors import Tensor
 from keras_vivit.checkpoints.transformers import save_to_transformers
 
 __all__ = ["load", "load_image_model", "read", "save_to_transformers"]
-
-# Scenic trains on pixels in [-1, 1].
-RESCALING = (1 / 127.5, -1.0)
 
 
 def read(source):
@@ -71,6 +71,7 @@ def load(model_class, source, head, source_video_shape=None, **overrides):
             "`video_shape` must be given: the checkpoint does not tell it. "
             f"Received: source={str(source)!r}"
         )
+    tensors, arguments = _fit_channels(checkpoint.tensors, arguments)
     grid = _grid(settings, source_video_shape or settings.get("video_shape"))
     new_head = not head or not _same_classes(arguments, settings)
     if not head:
@@ -79,7 +80,7 @@ def load(model_class, source, head, source_video_shape=None, **overrides):
         model = model_class(**arguments)
         values += names.match(
             names.layers_of(model),
-            _without_head(checkpoint.tensors) if new_head else checkpoint.tensors,
+            _without_head(tensors) if new_head else tensors,
             grid,
             new=HEAD if new_head else "",
         )
@@ -107,11 +108,12 @@ def load_image_model(
         "video_shape": video_shape,
         "tubelet_size": tubelet_size,
     }
+    tensors, arguments = _fit_channels(checkpoint.tensors, arguments)
     with initial_values() as values:
         model = model_class(**arguments)
         kept = {
             _video_name(name, model.variant): tensor
-            for name, tensor in _without_head(checkpoint.tensors).items()
+            for name, tensor in _without_head(tensors).items()
             if name != "cls" or model.pooling == "token"
         }
         new = "TemporalTransformer|cls_Temporal|.*_time/"
@@ -168,7 +170,7 @@ def initial_values():
 def _open(source, overrides):
     """Returns a checkpoint, and all constructor arguments that it tells."""
     checkpoint = read(source)
-    settings = {"rescaling": RESCALING, **checkpoint.settings}
+    settings = {"rescaling": pixels.RESCALING, **checkpoint.settings}
     known = {**settings, **overrides}
     return checkpoint, {**settings, **names.architecture(checkpoint.tensors, known)}
 
@@ -178,6 +180,31 @@ def _grid(settings, video_shape):
     if video_shape is None:
         return None
     return names.grid_of(video_shape, settings["tubelet_size"], settings.get("strides"))
+
+
+def _fit_channels(tensors, arguments):
+    """Fits the tubelet kernel, bias and `rescaling` to a video with one channel."""
+    video_shape, rescaling = arguments["video_shape"], arguments["rescaling"]
+    channels = video_shape[-1] if isinstance(video_shape, list | tuple) else None
+    kernel, bias = tensors[KERNEL], tensors.get(BIAS)
+    if channels != 1 or kernel.shape[-2] == 1 or bias is None:
+        return tensors, arguments
+    if rescaling is not None:
+        if {np.size(x) for x in rescaling} - {1, kernel.shape[-2]}:
+            return tensors, arguments  # The constructor refuses them.
+        first = tuple(np.ravel(x)[0].item() for x in rescaling)
+        arguments = {**arguments, "rescaling": first}
+
+    @functools.cache
+    def folded():
+        return tubelet_kernels.sum_channels(kernel.read(), bias.read(), rescaling)
+
+    tensors = {
+        **tensors,
+        KERNEL: Tensor((*kernel.shape[:-2], 1, kernel.shape[-1]), lambda: folded()[0]),
+        BIAS: Tensor(bias.shape, lambda: folded()[1]),
+    }
+    return tensors, arguments
 
 
 def _without_head(tensors):

@@ -159,10 +159,24 @@ def layers_of(model):
 
 
 def tensors_of(model):
-    """Returns the arrays of a model of variant 1, under Scenic's names and shapes."""
+    """Returns the arrays of a model of variant 1, under Scenic's names and shapes.
+
+    Low-rank adapters are merged into the kernels.
+    """
+    merged = {
+        weight.path: layer.kernel
+        for layer in model._flatten_layers()
+        if getattr(layer, "lora_enabled", False)
+        for weight in layer.weights
+        if weight.name == "kernel"
+    }
     tensors, rows = {}, {}
     for weight, name, _ in places(layers_of(model)):
-        value = keras.ops.convert_to_numpy(weight)
+        if weight.name.startswith("lora_"):
+            continue
+        value = keras.ops.convert_to_numpy(
+            keras.ops.cast(merged.get(weight.path, weight), "float32")
+        )
         if name == TABLE:
             rows[weight.name] = value.reshape(-1, value.shape[-1])
             continue
@@ -291,9 +305,7 @@ def _rows(table, grid, own):
 
 
 def _fit_kernel(kernel, shape, stretch):
-    """Fits a tubelet kernel to another length, and to one channel instead of three."""
+    """Fits a tubelet kernel to another length."""
     if kernel.ndim == 4:  # Uniform frame sampling, or an image model.
         kernel = kernel[None]
-    if shape[3] == 1 < kernel.shape[3]:
-        kernel = kernel.sum(axis=3, keepdims=True)
     return kernel if len(kernel) == shape[0] else stretch(kernel, shape[0])

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_vivit.blocks import gelu_tanh
-from keras_vivit.checkpoints import names
+from keras_vivit.checkpoints import names, pixels
 from keras_vivit.checkpoints.names import BIAS, BLOCK, HEAD, KERNEL, TABLE
 from keras_vivit.checkpoints.tensors import (
     Checkpoint,
@@ -76,6 +76,8 @@ def read(folder):
     try:
         heads, activation = int(config["num_attention_heads"]), config["hidden_act"]
         epsilon = float(config["layer_norm_eps"])
+        dropout = float(config.get("hidden_dropout_prob", 0))
+        attention_dropout = float(config.get("attention_probs_dropout_prob", 0))
         size, channels = config["image_size"], int(config["num_channels"])
         height, width = size if isinstance(size, list) else (int(size), int(size))
         frames = int(config["num_frames"]) if config["model_type"] == "vivit" else 1
@@ -97,6 +99,9 @@ def read(folder):
         "video_shape": video_shape,
         "activation": ACTIVATIONS[activation],
         "layer_norm_epsilon": epsilon,
+        "dropout_rate": dropout,
+        "attention_dropout_rate": attention_dropout,
+        "rescaling": pixels.read(folder, config["model_type"]),
     }
     return Checkpoint(tensors, settings)
 
@@ -186,13 +191,15 @@ def save_to_transformers(model, directory):
     """Writes a classifier in the format of `transformers`.
 
     `transformers.VivitForVideoClassification.from_pretrained(directory)` gives the same
-    logits; it takes videos `(batch, frames, channels, height, width)` whose pixels are
-    rescaled already (`rescaling` is not part of the format).
+    logits; it takes videos `(batch, frames, channels, height, width)` whose pixels
+    `transformers.AutoImageProcessor` rescales as the model's `rescaling` does. Low-rank
+    adapters are merged.
 
     Args:
         model: A `ViViTClassifier` of variant 1 with a class token, learned positions,
             tubelets side by side and one head.
-        directory: Folder to write `config.json` and `model.safetensors` into.
+        directory: Folder to write `config.json`, `preprocessor_config.json` and
+            `model.safetensors` into.
 
     Raises:
         ValueError: If `transformers` has no such model.
@@ -220,6 +227,7 @@ def save_to_transformers(model, directory):
             "id2label": {str(i): f"LABEL_{i}" for i in range(model.num_classes)},
             "label2id": {f"LABEL_{i}": i for i in range(model.num_classes)},
         },
+        pixels.processor(config["rescaling"], config["video_shape"]),
     )
 
 
@@ -241,7 +249,7 @@ def _check_that_transformers_has(model, config, layer):
             f"Received: video_shape={config['video_shape']}, strides={layer.strides}, "
             f"tubelet_size={layer.tubelet_size}"
         )
-    if any(w.dtype == "int8" for w in model.weights):
+    if any(layer.dtype_policy.quantization_mode for layer in model._flatten_layers()):
         raise ValueError("`model` must not be quantized: the format has no integers.")
     if isinstance(model.num_classes, dict):
         raise ValueError(
@@ -260,7 +268,7 @@ def _activation_name(activation):
     )
 
 
-def _write(folder, tensors, config):
+def _write(folder, tensors, config, processor):
     """Writes tensors under Scenic's names as a ViViT classifier."""
     safetensors = optional_package("safetensors.numpy", "keras-vivit[hf]")
     others = {scenic: name for name, scenic in _OTHERS.items()}
@@ -278,8 +286,9 @@ def _write(folder, tensors, config):
     folder.mkdir(parents=True, exist_ok=True)
     # The weights come last, under another name until they are complete: a folder that
     # was cut off has none.
-    text = json.dumps({"model_type": "vivit", "qkv_bias": True, **config}, indent=2)
-    (folder / "config.json").write_text(text)
+    config = {"model_type": "vivit", "qkv_bias": True, **config}
+    for name, content in {"config.json": config, pixels.FILE: processor}.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     partial = folder / "model.safetensors.part"
     safetensors.save_file(state, partial, metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")

@@ -43,6 +43,33 @@ def inflate(kernel, frames):
     return resample(np.asarray(kernel)[None], frames)
 
 
+def sum_channels(kernel, bias, rescaling=None):
+    """Fits a kernel to one channel, for videos whose channels are equal.
+
+    The tokens stay the same, unless voxels are masked or padded with zeros.
+
+    Args:
+        kernel: Array `(..., channels, embed_dim)`.
+        bias: Array `(embed_dim,)`.
+        rescaling: Tuple `(scale, offset)` that the channels are rescaled with, numbers
+            or one for each channel. The new kernel is for those of the first channel.
+
+    Returns:
+        Arrays `(..., 1, embed_dim)` and `(embed_dim,)`.
+    """
+    kernel, bias = np.asarray(kernel), np.asarray(bias)
+    scale, offset = (
+        np.broadcast_to(np.asarray(x, float), kernel.shape[-2:-1])
+        for x in rescaling or (1, 0)
+    )
+    # s_c x + o_c = w_c (s x + o) + (o_c - o w_c), where w_c = s_c / s
+    weights = scale / scale[0]
+    moved = np.einsum("...cd,c->...d", kernel, offset - offset[0] * weights)
+    summed = np.einsum("...cd,c->...d", kernel, weights)[..., None, :]
+    bias = bias + moved.reshape(-1, moved.shape[-1]).sum(axis=0)
+    return summed.astype("float32"), bias.astype("float32")
+
+
 def resample(kernel, frames):
     """Stretches or shrinks a tubelet kernel in time.
 
