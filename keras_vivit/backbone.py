@@ -255,6 +255,13 @@ class ViViTBackbone(keras.Model):
         block = VARIANTS[self.variant].block
         return fast.run_layers(self, block, super().call, inputs, training)
 
+    def load_weights(
+        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        # Position tables are resampled; the optimizer's state of them has to follow.
+        with checkpoints.other_grids(self):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
     def get_config(self) -> Config:
         return {
             **freezing.config_of(self),

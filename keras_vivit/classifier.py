@@ -149,6 +149,13 @@ class ViViTClassifier(keras.Model):
         self.classifier_activation = classifier_activation
         self.backbone_name = backbone_name
 
+    def load_weights(
+        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        # Position tables are resampled; the optimizer's state of them has to follow.
+        with checkpoints.other_grids(self):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
     def get_config(self) -> Config:
         backbone = self.backbone.get_config()
         backbone.pop(freezing.KEY, None)

@@ -107,8 +107,15 @@ class PositionalEncoder(keras.layers.Layer):
         return {**super().get_config(), "kind": self.kind}
 
     def load_own_variables(self, store: Any) -> None:
-        for i, variable in enumerate(self.weights):
-            table = np.asarray(store[str(i)])
+        tables = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        ranks = [len(variable.shape) for variable in self.weights]
+        if [table.ndim for table in tables] != ranks:
+            raise ValueError(
+                "`position_kind` must be that of the saved model: "
+                f"{self.kind!r} has {len(ranks)} tables of rank {ranks}. "
+                f"Received: tables of shape {[table.shape for table in tables]}"
+            )
+        for table, variable in zip(tables, self.weights, strict=True):
             variable.assign(resize_position_table(table, variable.shape[:-1]))
 
     def _add_table(self, name: str, shape: Shape) -> keras.Variable:

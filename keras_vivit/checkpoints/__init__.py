@@ -26,10 +26,11 @@ from keras_vivit.checkpoints import (
     tubelet_kernels,
 )
 from keras_vivit.checkpoints.names import ATTENTION, BIAS, BLOCK, HEAD, KERNEL, MLP
+from keras_vivit.checkpoints.optimizers import other_grids
 from keras_vivit.checkpoints.tensors import Tensor
 from keras_vivit.checkpoints.transformers import save_to_transformers
 
-__all__ = ["load", "load_image_model", "read", "save_to_transformers"]
+__all__ = ["load", "load_image_model", "other_grids", "read", "save_to_transformers"]
 
 
 def read(source):
