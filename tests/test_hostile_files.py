@@ -83,8 +83,11 @@ def test_empty_folder_is_refused(tmp_path):
     [
         ("{", "must be a readable JSON file"),
         ("[]", "must hold a JSON object"),
-        ('{"model_type": "bert"}', "must be 'vivit' or 'vit'. Received: 'bert'"),
-        ('{"model_type": "vivit"}', "must describe a ViViT or ViT"),
+        (
+            '{"model_type": "bert"}',
+            "must be one of vivit, vit, videomae. Received: 'bert'",
+        ),
+        ('{"model_type": "vivit"}', "must describe a ViViT, VideoMAE or ViT"),
     ],
 )
 def test_wrong_configuration_is_refused(folder, text, message):
@@ -96,7 +99,7 @@ def test_wrong_configuration_is_refused(folder, text, message):
     ("changes", "message"),
     [
         ({"hidden_act": "os.system"}, "`hidden_act` in config.json must be one of"),
-        ({"num_attention_heads": "many"}, "must describe a ViViT or ViT"),
+        ({"num_attention_heads": "many"}, "must describe a ViViT, VideoMAE or ViT"),
     ],
 )
 def test_wrong_settings_are_refused(folder, changes, message):

@@ -168,6 +168,15 @@ def test_dropout_rates_are_kept(tmp_path):
     assert (config["dropout_rate"], config["attention_dropout_rate"]) == (0.1, 0.2)
 
 
+def test_names_of_classes_are_kept(tmp_path):
+    kv.save_to_transformers(trained(class_names=["left", "right", "up"]), tmp_path)
+    model = kv.ViViTClassifier.from_preset(tmp_path)
+    assert model.class_names == ["left", "right", "up"]
+    labels = json.loads((tmp_path / "config.json").read_text())["label2id"]
+    assert labels == {"left": 0, "right": 1, "up": 2}
+    assert kv.ViViTClassifier.from_preset(STORED / "vivit").class_names is None
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_are_merged(dtype, tmp_path):
     model = trained(dtype=dtype)

@@ -10,7 +10,7 @@ _CONFIG = ["config.json", pixels.FILE]
 _TIMEOUT = 10  # Seconds.
 
 
-def download(source):
+def download(source: str) -> Path:
     """Fetches `hf://owner/name[@revision]` into Hugging Face's cache.
 
     Without a connection the cache is used at once.

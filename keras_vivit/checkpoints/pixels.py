@@ -1,15 +1,24 @@
 """The pixels that a checkpoint expects: `preprocessor_config.json`."""
 
+from pathlib import Path
+from typing import Any, TypeAlias
+
 import numpy as np
 
 from keras_vivit.checkpoints.tensors import read_json
+from keras_vivit.types import Shape
+
+Rescaling: TypeAlias = tuple[Any, Any] | None
 
 FILE = "preprocessor_config.json"
 # Scenic trains on pixels in [-1, 1].
 RESCALING = (1 / 127.5, -1.0)
+# VideoMAE on pixels with ImageNet's mean and deviation.
+_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+IMAGENET = ((1 / (255 * _STD)).tolist(), (-_MEAN / _STD).tolist())
 
 
-def read(folder, model_type):
+def read(folder: Path, model_type: str) -> Rescaling:
     """Returns the `rescaling` of a folder in the `transformers` format.
 
     Raises:
@@ -17,7 +26,7 @@ def read(folder, model_type):
     """
     path = folder / FILE
     if not path.is_file():
-        return RESCALING
+        return IMAGENET if model_type == "videomae" else RESCALING
     config = read_json(path)
     # Only ViViT's processor has an offset.
     vivit = "Vivit" in str(config.get("image_processor_type", "VivitImageProcessor"))
@@ -51,12 +60,15 @@ def read(folder, model_type):
     scales, means, stds = map(np.ravel, numbers)
     rescaling = scales / stds, (-float(offset) - means) / stds
     if all((x == x[0]).all() for x in rescaling):  # One for all channels.
-        first = tuple(float(x[0]) for x in rescaling)
-        return None if first == (1, 0) else first
-    return tuple(x.tolist() for x in rescaling)
+        rescaling = tuple(x[0] for x in rescaling)
+        if rescaling == (1, 0):
+            return None
+    return rescaling[0].tolist(), rescaling[1].tolist()
 
 
-def processor(rescaling, video_shape, name="VivitImageProcessor"):
+def processor(
+    rescaling: Rescaling, video_shape: Shape, name: str = "VivitImageProcessor"
+) -> dict[str, Any]:
     """Returns the configuration of a processor that rescales as a model does.
 
     Args:
@@ -72,12 +84,14 @@ def processor(rescaling, video_shape, name="VivitImageProcessor"):
         np.broadcast_to(np.asarray(x, float), (channels,))
         for x in ((1, 0) if rescaling is None else rescaling)
     )
+    vivit = "Vivit" in name
+    by_offset = vivit and (scale == scale[0]).all() and (offset == -1).all()
+    normalize = rescaling is not None and not by_offset
     # ViViT's video processor subtracts 1 whenever it rescales, so that other offsets
     # are written as a mean and a deviation of raw pixels.
-    rescale = "Vivit" in name and bool(
-        (scale == scale[0]).all() and (offset == -1).all()
+    factor = (
+        float(scale[0]) if by_offset else 1.0 if vivit or not normalize else 1 / 255
     )
-    normalize = not rescale and rescaling is not None
     return {
         "image_processor_type": name,
         "do_resize": True,
@@ -85,10 +99,10 @@ def processor(rescaling, video_shape, name="VivitImageProcessor"):
         "resample": 2,  # Bilinear.
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
-        "do_rescale": rescale,
-        "rescale_factor": float(scale[0]) if rescale else 1.0,
-        "offset": rescale,
+        "do_rescale": bool(by_offset) or factor != 1,
+        "rescale_factor": factor,
+        "offset": bool(by_offset),
         "do_normalize": normalize,
-        "image_mean": (-offset / scale if normalize else 0 * scale).tolist(),
-        "image_std": (1 / scale if normalize else 1 + 0 * scale).tolist(),
+        "image_mean": (-offset / scale * factor if normalize else 0 * scale).tolist(),
+        "image_std": (factor / scale if normalize else 1 + 0 * scale).tolist(),
     }

@@ -1,11 +1,13 @@
 """Tubelet kernels from image kernels, and from kernels of another length."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_vivit import validation
 
 
-def central_frame(kernel, frames):
+def central_frame(kernel: np.ndarray, frames: int) -> np.ndarray:
     """Puts an image kernel into the tubelet's central frame, zeros elsewhere.
 
     The model then starts as the image model applied to every `frames`-th frame.
@@ -27,7 +29,7 @@ def central_frame(kernel, frames):
     return tubelet
 
 
-def inflate(kernel, frames):
+def inflate(kernel: np.ndarray, frames: int) -> np.ndarray:
     """Spreads an image kernel evenly over the tubelet's frames.
 
     Args:
@@ -43,7 +45,9 @@ def inflate(kernel, frames):
     return resample(np.asarray(kernel)[None], frames)
 
 
-def sum_channels(kernel, bias, rescaling=None):
+def sum_channels(
+    kernel: np.ndarray, bias: np.ndarray, rescaling: tuple[Any, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Fits a kernel to one channel, for videos whose channels are equal.
 
     The tokens stay the same, unless voxels are masked or padded with zeros.
@@ -70,7 +74,7 @@ def sum_channels(kernel, bias, rescaling=None):
     return summed.astype("float32"), bias.astype("float32")
 
 
-def resample(kernel, frames):
+def resample(kernel: np.ndarray, frames: int) -> np.ndarray:
     """Stretches or shrinks a tubelet kernel in time.
 
     Each old frame is divided among the new ones that it overlaps with, so that the
