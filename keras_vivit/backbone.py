@@ -48,8 +48,9 @@ class ViViTBackbone(keras.Model):
         drop_path_rate: Float, stochastic depth: rises linearly from 0 in the
             first block of an encoder to this rate in its last.
         pooling: `"mean"`, or `"token"` for a class token in front of the
-            sequence, which the first two variants can have.
-        position_kind: `"learned"`, `"factorized"` or `"sincos"`, see
+            sequence, which the first two variants can have. `"first"` is for
+            classifiers: the first token of the grid, see `TokenPooling`.
+        position_kind: `"learned"`, `"factorized"`, `"sincos"` or `"sequence"`, see
             `PositionalEncoder`.
         attention_order: `"space_time"` or `"time_space"`, for
             `"factorized_self_attention"`.
@@ -65,6 +66,7 @@ class ViViTBackbone(keras.Model):
         dtype: Keras dtype policy, for example `"mixed_bfloat16"`.
         name: Optional string.
         trainable: Boolean, False freezes all of it.
+        final_norm: Boolean, False leaves out the normalization after the last block.
 
     Call arguments:
         inputs: Tensor `(batch, frames, height, width, channels)`, or the
@@ -117,6 +119,7 @@ class ViViTBackbone(keras.Model):
         dtype: DType = None,
         name: str | None = None,
         trainable: bool = True,
+        final_norm: bool = True,
     ) -> None:
         # === Arguments ===
         video_shape = _video_shape(video_shape, position_kind)
@@ -183,6 +186,8 @@ class ViViTBackbone(keras.Model):
                     name=f"{name}_block_{i}",
                     **block_options,
                 )(x)
+            if name != "spatial" and not final_norm:
+                return x
             return LayerNormalization(
                 epsilon=layer_norm_epsilon, name=f"{name}_norm", dtype=dtype
             )(x)
@@ -242,6 +247,7 @@ class ViViTBackbone(keras.Model):
         self.rescaling = rescaling
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.final_norm = final_norm
         self.masked = masked
         self.remat = remat
         self.seed = seed
@@ -254,6 +260,13 @@ class ViViTBackbone(keras.Model):
             return super().call(inputs, training=training, mask=mask)
         block = VARIANTS[self.variant].block
         return fast.run_layers(self, block, super().call, inputs, training)
+
+    def load_weights(
+        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        # Position tables are resampled; the optimizer's state of them has to follow.
+        with checkpoints.other_grids(self):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
     def get_config(self) -> Config:
         return {
@@ -280,6 +293,7 @@ class ViViTBackbone(keras.Model):
             "rescaling": self.rescaling,
             "activation": keras.activations.serialize(self.activation),
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "final_norm": self.final_norm,
             "masked": self.masked,
             "remat": self.remat,
             "seed": self.seed,
@@ -308,7 +322,8 @@ class ViViTBackbone(keras.Model):
         config = presets.find(source, load_weights)
         if config is None:
             return checkpoints.load(cls, source, False, source_video_shape, **overrides)
-        del config["num_classes"]
+        for name in presets.HEAD_ARGUMENTS:
+            config.pop(name, None)
         return cls(**{**config, **overrides})
 
     @classmethod

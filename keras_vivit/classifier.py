@@ -2,19 +2,28 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_vivit import checkpoints, freezing, policies, presets, validation
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.mlp import gelu_tanh
+from keras_vivit.normalization import LayerNormalization
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
+ClassNames: TypeAlias = Sequence[str] | dict[str, Sequence[str]] | None
+
 # What every backend takes as a name: PyTorch refuses dots, TensorFlow all but ASCII.
 HEAD_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-TAKEN = ("video", "frame_mask", "pooling")  # names of the model's other layers
+TAKEN = (
+    "video",
+    "frame_mask",
+    "pooling",
+    "head_norm",
+)  # names of the model's other layers
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -33,6 +42,10 @@ class ViViTClassifier(keras.Model):
             logits.
         backbone_name: String, name of the backbone: two classifiers whose backbones
             meet in one model need two names.
+        head_norm_epsilon: Optional float, adds a layer normalization with this epsilon
+            between pooling and head; usually with `final_norm=False`.
+        class_names: Optional list of strings, one for each class, for
+            `decode_predictions`; with several heads a dictionary of lists.
 
     All other arguments are those of `ViViTBackbone`.
 
@@ -86,9 +99,13 @@ class ViViTClassifier(keras.Model):
         name: str | None = None,
         trainable: bool = True,
         backbone_name: str = "backbone",
+        final_norm: bool = True,
+        head_norm_epsilon: float | None = None,
+        class_names: ClassNames = None,
     ) -> None:
         # === Layers ===
         num_classes = _check_classes(num_classes, backbone_name)
+        class_names = _check_class_names(class_names, num_classes)
         dtype = keras.dtype_policies.get(dtype)
         backbone = ViViTBackbone(
             video_shape,
@@ -115,12 +132,21 @@ class ViViTClassifier(keras.Model):
             seed=seed,
             dtype=dtype,
             name=backbone_name,
+            final_norm=final_norm,
         )
         token_pooling = TokenPooling(pooling, name="pooling", dtype=dtype)
         classifier_activation = keras.activations.get(classifier_activation)
 
         # === Functional model ===
         x = token_pooling(backbone(backbone.input))
+        if head_norm_epsilon is not None:
+            x = LayerNormalization(
+                epsilon=validation.positive_number(
+                    "head_norm_epsilon", head_norm_epsilon
+                ),
+                name="head_norm",
+                dtype=dtype,
+            )(x)
 
         def head(classes: int, dense_name: str, output_name: str) -> Tensor:
             logits = keras.layers.Dense(
@@ -148,6 +174,15 @@ class ViViTClassifier(keras.Model):
         self.num_classes = num_classes
         self.classifier_activation = classifier_activation
         self.backbone_name = backbone_name
+        self.head_norm_epsilon = head_norm_epsilon
+        self.class_names = class_names
+
+    def load_weights(
+        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        # Position tables are resampled; the optimizer's state of them has to follow.
+        with checkpoints.other_grids(self):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
     def get_config(self) -> Config:
         backbone = self.backbone.get_config()
@@ -163,6 +198,8 @@ class ViViTClassifier(keras.Model):
                 self.classifier_activation
             ),
             "backbone_name": self.backbone_name,
+            "head_norm_epsilon": self.head_norm_epsilon,
+            "class_names": self.class_names,
         }
 
     @classmethod
@@ -191,13 +228,14 @@ class ViViTClassifier(keras.Model):
         Args:
             source: One of: a name from `presets()`, which says where a preset comes
                 with weights (else they are random); a folder
-                in the `transformers` format (`config.json`, and `model.safetensors` or
-                `pytorch_model.bin`, whole or in shards);
+                in the `transformers` format with a ViViT or a VideoMAE (`config.json`,
+                and `model.safetensors` or `pytorch_model.bin`, whole or in shards);
                 `hf://owner/name[@revision]` on the Hugging Face Hub; a Scenic
                 checkpoint file, which does not tell `video_shape`, `attention_order`,
-                and `variant` where that is 4 or 1 with mean pooling.
+                and `variant` where that is 4 or 1 with mean pooling; a `.pth` file of
+                VideoMAE, which does not tell `video_shape`.
             load_weights: Boolean, False leaves the weights of a preset random.
-            source_video_shape: Tuple, the size of the videos that a Scenic checkpoint
+            source_video_shape: Tuple, the size of the videos that a checkpoint file
                 was trained on, if `video_shape` is another.
             **overrides: Constructor arguments that replace the source's.
 
@@ -214,7 +252,7 @@ class ViViTClassifier(keras.Model):
         config = presets.find(source, load_weights)
         if config is None:
             return checkpoints.load(cls, source, True, source_video_shape, **overrides)
-        return cls(**{**config, **overrides})
+        return cls(**presets.override(config, overrides))
 
     def enable_lora(
         self,
@@ -236,6 +274,31 @@ class ViViTClassifier(keras.Model):
                 has adapters already.
         """
         self.backbone.enable_lora(rank, alpha, targets)
+
+    def decode_predictions(self, probabilities: Any, top: int = 5) -> Any:
+        """Names the classes with the highest values for each sample.
+
+        Args:
+            probabilities: Array `(batch, num_classes)`, as `predict` returns it; with
+                several heads a dictionary of them.
+            top: Integer, how many classes. All, if there are less.
+
+        Returns:
+            A list with a list of pairs `(name, value)` for each sample, the highest
+            value first; with several heads a dictionary of them.
+
+        Raises:
+            ValueError: If the model has no `class_names`, or the shape is another.
+        """
+        top = validation.positive_int("top", top)
+        if self.class_names is None:
+            raise ValueError("`class_names` must be given to the model.")
+        if isinstance(self.class_names, dict):
+            return {
+                head: _decode(probabilities[head], names, top)
+                for head, names in self.class_names.items()
+            }
+        return _decode(probabilities, self.class_names, top)
 
     @classmethod
     def presets(cls) -> dict[str, str]:
@@ -265,3 +328,43 @@ def _check_classes(num_classes: Any, backbone_name: str) -> Any:
         name: validation.positive_int(f"num_classes[{name!r}]", classes)
         for name, classes in num_classes.items()
     }
+
+
+def _check_class_names(class_names: Any, num_classes: Any) -> Any:
+    """Checks that there is a name for each class, of each head if there are several."""
+    if class_names is None:
+        return None
+    if isinstance(num_classes, dict):
+        if not isinstance(class_names, dict) or set(class_names) != set(num_classes):
+            raise ValueError(
+                "`class_names` must be a dictionary with the heads of `num_classes`, "
+                f"{', '.join(num_classes)}. Received: class_names={class_names!r}"
+            )
+        return {
+            head: _check_class_names(class_names[head], classes)
+            for head, classes in num_classes.items()
+        }
+    if (
+        not isinstance(class_names, list | tuple)
+        or len(class_names) != num_classes
+        or not all(isinstance(name, str) for name in class_names)
+    ):
+        raise ValueError(
+            f"`class_names` must be {num_classes} strings, one for each class. "
+            f"Received: class_names={class_names!r}"
+        )
+    return list(class_names)
+
+
+def _decode(probabilities: Any, names: Sequence[str], top: int) -> list[Any]:
+    values = np.asarray(keras.ops.convert_to_numpy(probabilities))
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise ValueError(
+            f"`probabilities` must have the shape (batch, {len(names)}). "
+            f"Received: shape={values.shape}"
+        )
+    best = np.argsort(-values, axis=1, kind="stable")[:, :top]
+    return [
+        [(names[i], float(row[i])) for i in indices]
+        for row, indices in zip(values, best, strict=True)
+    ]

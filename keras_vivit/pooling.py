@@ -8,18 +8,19 @@ from keras import ops
 from keras_vivit import policies, validation
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
-MODES = ("mean", "token")
+MODES = ("mean", "token", "first")
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
 class TokenPooling(keras.layers.Layer):
-    """Makes one vector of all tokens: their mean, or the class token.
+    """Makes one vector of all tokens: their mean, the class token, or the first one.
 
     Unlike Keras' own pooling layers it honours masks: the mean is the sum of
     the kept tokens over `max(count, 1)`.
 
     Args:
-        pooling: `"mean"`, or `"token"` for the first token of a sequence.
+        pooling: `"mean"`; `"token"` for the class token of a sequence; `"first"` for
+            the first token of a grid or a sequence (zero if it is masked).
         name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
@@ -68,6 +69,9 @@ class TokenPooling(keras.layers.Layer):
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.pooling == "token":
             return inputs[:, 0]
+        if self.pooling == "first":
+            kept = inputs if mask is None else validation.keep_tokens(inputs, mask)
+            return kept[(slice(None), *[0] * (len(inputs.shape) - 2))]
         axes = tuple(range(1, len(inputs.shape) - 1))
         # Sums of many tokens exceed what half precision holds.
         x = ops.cast(inputs, policies.at_least_float32(inputs.dtype))

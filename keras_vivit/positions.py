@@ -1,5 +1,6 @@
 """Positions on the token grid, and their tables at other sizes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from keras import ops
 from keras_vivit import validation
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
-KINDS = ("learned", "factorized", "sincos")
+KINDS = ("learned", "factorized", "sincos", "sequence")
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -25,7 +26,8 @@ class PositionalEncoder(keras.layers.Layer):
             paper. `"factorized"`: a table `(t, D)` plus a table `(h, w, D)`,
             for a grid `(t, h, w)`. `"sincos"`: fixed sines and cosines, an
             equal share of the channels for each axis, without weights and for
-            any size.
+            any size. `"sequence"`: VideoMAE's fixed sines and cosines of the
+            token's index, a table that does not train.
         name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
     Call arguments:
@@ -36,8 +38,8 @@ class PositionalEncoder(keras.layers.Layer):
         Tensor of the same shape.
 
     Raises:
-        ValueError: If `kind` is learned and the grid is unknown, or factorized
-            and the grid is not `(t, h, w)`.
+        ValueError: If `kind` needs a table and the grid is unknown, or is
+            factorized and the grid is not `(t, h, w)`.
 
     Example:
     >>> keras_vivit.PositionalEncoder()(np.zeros((2, 4, 4, 4, 64))).shape
@@ -83,6 +85,13 @@ class PositionalEncoder(keras.layers.Layer):
             )
         if self.kind == "learned":
             self.table = self._add_table("table", (*grid, dim))
+        elif self.kind == "sequence":
+            self.table = self.add_weight(
+                name="table",
+                shape=(*grid, dim),
+                initializer=_sequence_initializer,
+                trainable=False,
+            )
         else:
             if len(grid) != 3:
                 raise ValueError(
@@ -94,7 +103,7 @@ class PositionalEncoder(keras.layers.Layer):
         self.input_spec = keras.InputSpec(shape=(None, *grid, dim))
 
     def call(self, inputs: Tensor) -> Tensor:
-        if self.kind == "learned":
+        if self.kind in ("learned", "sequence"):
             return inputs + self.table
         if self.kind == "factorized":
             return inputs + self.time_table[:, None, None] + self.space_table
@@ -107,13 +116,38 @@ class PositionalEncoder(keras.layers.Layer):
         return {**super().get_config(), "kind": self.kind}
 
     def load_own_variables(self, store: Any) -> None:
-        for i, variable in enumerate(self.weights):
-            table = np.asarray(store[str(i)])
+        tables = [np.asarray(store[str(i)]) for i in range(len(store.keys()))]
+        ranks = [len(variable.shape) for variable in self.weights]
+        if [table.ndim for table in tables] != ranks:
+            raise ValueError(
+                "`position_kind` must be that of the saved model: "
+                f"{self.kind!r} has {len(ranks)} tables of rank {ranks}. "
+                f"Received: tables of shape {[table.shape for table in tables]}"
+            )
+        for table, variable in zip(tables, self.weights, strict=True):
             variable.assign(resize_position_table(table, variable.shape[:-1]))
 
     def _add_table(self, name: str, shape: Shape) -> keras.Variable:
         initializer = keras.initializers.RandomNormal(stddev=0.02)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+
+def sequence_table(tokens: int, embed_dim: int) -> np.ndarray:
+    """Returns VideoMAE's table `(tokens, embed_dim)` of sines and cosines.
+
+    They alternate along the channels, and are computed in float64: in float32 the
+    angles of long sequences are off.
+    """
+    channels = np.arange(embed_dim)
+    angles = np.arange(tokens)[:, None] / 1e4 ** (2 * (channels // 2) / embed_dim)
+    table = np.where(channels % 2, np.cos(angles), np.sin(angles))
+    return table.astype("float32")
+
+
+def _sequence_initializer(shape: Shape, dtype: DType = None) -> Tensor:
+    *grid, dim = shape
+    table = sequence_table(math.prod(grid), dim).reshape(shape)
+    return ops.convert_to_tensor(table, dtype)
 
 
 def _sincos(shape: Shape) -> Tensor:

@@ -1,5 +1,6 @@
 """Sizes, settings and shipped weights by name. Data only, and how to look it up."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ _SIZES = {
     "l16x2": ("ViViT-L/16x2", (2, 16, 16), 1024, 24, 16, 4096),
     "h14x2": ("ViViT-H/14x2", (2, 14, 14), 1280, 32, 16, 5120),
 }
+
+# Arguments of the classifier that the backbone does not have.
+HEAD_ARGUMENTS = ("num_classes", "class_names", "head_norm_epsilon")
 
 _POOLING = {
     "spatio_temporal": "token",
@@ -44,11 +48,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     and (num_heads % 2 == 0 or variant != "factorized_dot_product")
 }
 
+_ORGANS = [
+    "liver",
+    "kidney-right",
+    "kidney-left",
+    "femur-right",
+    "femur-left",
+    "bladder",
+    "heart",
+    "lung-right",
+    "lung-left",
+    "spleen",
+    "pancreas",
+]
+
 PRESETS["vivit_organmnist3d"] = {
     "about": "28x28x28 CT volumes, 11 organs, raw pixels 0-255; with weights",
     "config": {
         "video_shape": (28, 28, 28, 1),
         "num_classes": 11,
+        "class_names": _ORGANS,
         "tubelet_size": (8, 8, 8),
         "strides": (4, 4, 4),
         "variant": "spatio_temporal",
@@ -68,6 +87,7 @@ PRESETS["vivit_organmnist3d_baseline"] = {
     "config": {
         "video_shape": (28, 28, 28, 1),
         "num_classes": 11,
+        "class_names": _ORGANS,
         "tubelet_size": (8, 8, 8),
         "embed_dim": 128,
         "num_layers": 8,
@@ -80,7 +100,7 @@ PRESETS["vivit_organmnist3d_baseline"] = {
 }
 
 
-def find(name, load_weights=True):
+def find(name: Any, load_weights: bool = True) -> dict[str, Any] | None:
     """Returns a preset's constructor arguments where no weights are to be loaded.
 
     `None` if there are: those of the preset, or those of another source than a preset.
@@ -89,3 +109,24 @@ def find(name, load_weights=True):
     if preset is None or (load_weights and "weights" in preset):
         return None
     return dict(preset["config"])
+
+
+def override(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Returns constructor arguments, some replaced.
+
+    Class names are split among several heads, and left out for other classes.
+    """
+    arguments = {**config, **overrides}
+    names, classes = config.get("class_names"), overrides.get("num_classes")
+    if names is None or classes is None or "class_names" in overrides:
+        return arguments
+    if classes == config["num_classes"]:
+        return arguments
+    del arguments["class_names"]
+    if isinstance(classes, dict) and sum(classes.values()) == len(names):
+        ends = list(itertools.accumulate(classes.values()))
+        arguments["class_names"] = {
+            head: list(names[end - n : end])
+            for (head, n), end in zip(classes.items(), ends, strict=True)
+        }
+    return arguments

@@ -147,6 +147,7 @@ CASES = [
         (3, 3, 2, 4, 13),
         label="sincos",
     ),
+    Case(kv.PositionalEncoder, {"kind": "sequence"}, GRID, GRID, label="sequence"),
     Case(
         kv.ClassToken,
         {},
@@ -173,6 +174,7 @@ CASES = [
         ),
     ),
     Case(kv.TokenPooling, {"pooling": "token"}, SEQUENCE, (3, 12), label="token"),
+    Case(kv.TokenPooling, {"pooling": "first"}, GRID, (3, 12), label="first"),
     Case(kv.ViViTEncoderBlock, BLOCK, GRID, GRID, WRONG_BLOCK),
     Case(kv.ViViTEncoderBlock, BLOCK, SEQUENCE, SEQUENCE, label="sequence"),
     Case(

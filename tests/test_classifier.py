@@ -120,3 +120,135 @@ def test_two_backbones_meet_in_one_model(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(flat(again(x)), expected, atol=1e-6)
+
+
+# === Names of classes ===
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def test_predictions_are_decoded():
+    model = make(class_names=NAMES)
+    probabilities = np.array([[0.1, 0.4, 0.2, 0.3, 0.0], [1, 0, 0, 0, 0]])
+    assert model.decode_predictions(probabilities, top=2) == [
+        [("b", 0.4), ("d", 0.3)],
+        [("a", 1.0), ("b", 0.0)],
+    ]
+    predicted = model.predict(VIDEO, verbose=0)
+    decoded = model.decode_predictions(predicted, top=9)
+    for row, values in zip(decoded, predicted, strict=True):
+        assert sorted(name for name, _ in row) == NAMES
+        np.testing.assert_allclose([x for _, x in row], np.sort(values)[::-1])
+
+
+def test_predictions_of_several_heads_are_decoded():
+    names = {"noun": ["x", "y"], "verb": ["go", "do", "be"]}
+    model = make({"noun": 2, "verb": 3}, class_names=names)
+    decoded = model.decode_predictions(model.predict(VIDEO, verbose=0), top=1)
+    assert {head: len(rows) for head, rows in decoded.items()} == {"noun": 3, "verb": 3}
+    assert decoded["noun"][0][0][0] in names["noun"]
+
+
+def test_names_are_in_the_config_and_in_files(tmp_path):
+    model = make(class_names=tuple(NAMES))
+    assert type(model).from_config(model.get_config()).class_names == NAMES
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "class_names"),
+    [
+        (5, ["a", "b"]),
+        (5, "abcde"),
+        (5, [1, 2, 3, 4, 5]),
+        (5, {"a": NAMES}),
+        ({"noun": 2}, ["x", "y"]),
+        ({"noun": 2}, {"verb": ["x", "y"]}),
+        ({"noun": 2}, {"noun": ["x"]}),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(num_classes, class_names):
+    with pytest.raises(
+        ValueError, match=r"`class_names` must be.*Received: class_names"
+    ):
+        make(num_classes, class_names=class_names)
+
+
+def test_what_cannot_be_decoded_is_refused():
+    with pytest.raises(ValueError, match="`class_names` must be given"):
+        make().decode_predictions(np.zeros((1, 5)))
+    model = make(class_names=NAMES)
+    with pytest.raises(ValueError, match=r"`probabilities` must have.*\(batch, 5\)"):
+        model.decode_predictions(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="`top` must be"):
+        model.decode_predictions(np.zeros((1, 5)), top=0)
+
+
+def test_presets_have_their_names():
+    model = kv.ViViTClassifier.from_preset("vivit_organmnist3d")
+    assert len(model.class_names) == 11
+    assert model.class_names[0] == "liver"
+    split = kv.ViViTClassifier.from_preset(
+        "vivit_organmnist3d", num_classes={"left": 3, "right": 8}
+    )
+    assert split.class_names["right"] == model.class_names[3:]
+
+
+@pytest.mark.parametrize("load_weights", [True, False])
+@pytest.mark.filterwarnings("ignore:.*gives way to a new one")
+def test_other_classes_have_other_names(load_weights):
+    names = ["left", "right"]
+    for given in (None, names):
+        changes = {} if given is None else {"class_names": given}
+        model = kv.ViViTClassifier.from_preset(
+            "vivit_organmnist3d", load_weights, num_classes=2, **changes
+        )
+        assert model.class_names == given
+
+
+@pytest.mark.filterwarnings("ignore:.*ignores 37%")
+@pytest.mark.parametrize("name", list(kv.ViViTBackbone.presets()))
+def test_backbones_take_no_arguments_of_a_head(name):
+    sizes = {"video_shape": (16, 16, 16, 1), "tubelet_size": (4, 8, 8)}
+    sizes |= {"embed_dim": 24, "num_heads": 2, "num_layers": 1, "mlp_dim": 8}
+    kv.ViViTBackbone.from_preset(name, load_weights=False, **sizes)
+
+
+# === What is between tokens and head ===
+
+
+def test_first_token_goes_into_the_head():
+    model = make(pooling="first", classifier_activation=None)
+    tokens = flat(model.backbone(VIDEO))[0]
+    kernel, bias = (flat(w)[0] for w in model.get_layer("head").weights)
+    expected = tokens[:, 0, 0, 0] @ kernel + bias
+    np.testing.assert_allclose(flat(model(VIDEO))[0], expected, atol=1e-5)
+
+
+def test_first_token_is_nothing_if_it_is_masked():
+    pooling = kv.TokenPooling("first")
+    tokens = normal(2, 2, 1, 1, 3)
+    tokens[0, 0] = np.nan
+    mask = np.array([[False, True], [True, False]])[:, :, None, None]
+    pooled = flat(pooling(tokens, mask=mask))[0]
+    np.testing.assert_allclose(pooled, [np.zeros(3), tokens[1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("variant", kv.blocks.VARIANTS)
+def test_norms_move_from_tokens_to_the_head(variant):
+    model = make(variant=variant, final_norm=False, head_norm_epsilon=1e-3)
+    last = {"factorized_encoder": "temporal"}.get(variant, "encoder")
+    names = [layer.name for layer in model.backbone.layers]
+    assert f"{last}_norm" not in names
+    assert ("spatial_norm" in names) == (variant == "factorized_encoder")
+    norm = model.get_layer("head_norm")
+    assert norm.epsilon == 1e-3
+    part = keras.Model(model.input, norm.output)
+    x = flat(part(VIDEO))[0]
+    gamma, beta = (flat(w)[0] for w in norm.weights)
+    tokens = flat(model.backbone(VIDEO))[0]
+    mean = tokens.reshape(3, -1, tokens.shape[-1]).mean(axis=1)
+    variance = mean.var(axis=1, keepdims=True)
+    expected = (mean - mean.mean(axis=1, keepdims=True)) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(x, expected * gamma + beta, atol=1e-5)

@@ -5,6 +5,7 @@ import pathlib
 import pickle
 import shutil
 import struct
+import types
 from importlib.util import find_spec
 
 import msgpack
@@ -82,8 +83,11 @@ def test_empty_folder_is_refused(tmp_path):
     [
         ("{", "must be a readable JSON file"),
         ("[]", "must hold a JSON object"),
-        ('{"model_type": "bert"}', "must be 'vivit' or 'vit'. Received: 'bert'"),
-        ('{"model_type": "vivit"}', "must describe a ViViT or ViT"),
+        (
+            '{"model_type": "bert"}',
+            "must be one of vivit, vit, videomae. Received: 'bert'",
+        ),
+        ('{"model_type": "vivit"}', "must describe a ViViT, VideoMAE or ViT"),
     ],
 )
 def test_wrong_configuration_is_refused(folder, text, message):
@@ -95,7 +99,7 @@ def test_wrong_configuration_is_refused(folder, text, message):
     ("changes", "message"),
     [
         ({"hidden_act": "os.system"}, "`hidden_act` in config.json must be one of"),
-        ({"num_attention_heads": "many"}, "must describe a ViViT or ViT"),
+        ({"num_attention_heads": "many"}, "must describe a ViViT, VideoMAE or ViT"),
     ],
 )
 def test_wrong_settings_are_refused(folder, changes, message):
@@ -228,20 +232,22 @@ def test_hub_is_asked_for_one_kind_of_file(monkeypatch, kind):
         files.append("model.safetensors")
 
     class Api:
-        def list_repo_files(self, name, revision):
+        def repo_info(self, name, revision, timeout):
             asked.append((name, revision))
-            return files
+            siblings = [types.SimpleNamespace(rfilename=name) for name in files]
+            return types.SimpleNamespace(siblings=siblings)
 
     def snapshot_download(name, revision, allow_patterns):
-        asked.append((name, revision, allow_patterns))
+        asked.append((name, revision, set(allow_patterns)))
         return str(VIVIT)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     model = kv.ViViTClassifier.from_preset("hf://owner/name@v1.0")
     assert model.output_shape == (None, 5)
-    patterns = {
-        "safetensors": ["config.json", "*.safetensors", "*.safetensors.index.json"],
-        "bin": ["config.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"],
+    weights = {
+        "safetensors": {"*.safetensors", "*.safetensors.index.json"},
+        "bin": {"pytorch_model*.bin", "pytorch_model*.bin.index.json"},
     }[kind]
-    assert asked == [("owner/name", "v1.0"), ("owner/name", "v1.0", patterns)]
+    configs = {"config.json", "preprocessor_config.json"}
+    assert asked == [("owner/name", "v1.0"), ("owner/name", "v1.0", configs | weights)]

@@ -12,7 +12,7 @@ from scenic import CASES
 import keras_vivit as kv
 from keras_vivit import checkpoints
 from keras_vivit.checkpoints import names, scenic
-from keras_vivit.checkpoints.tensors import Tensor
+from keras_vivit.checkpoints.tensors import Checkpoint, Tensor
 
 FOLDER = pathlib.Path(__file__).parent / "parity" / "transformers" / "vivit"
 HEADS = {"noun": 3, "verb": 2}
@@ -49,10 +49,10 @@ def reads(monkeypatch):
 
         return Tensor(tensor.shape, reader)
 
-    def counting_read(source):
-        tensors, settings = read(source)
+    def counting_read(source, num_heads=None):
+        tensors, settings, new_head = read(source, num_heads)
         tensors = {name: counted(name, tensor) for name, tensor in tensors.items()}
-        return checkpoints.tensors.Checkpoint(tensors, settings)
+        return Checkpoint(tensors, settings, new_head)
 
     monkeypatch.setattr(checkpoints, "read", counting_read)
     return counts

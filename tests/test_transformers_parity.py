@@ -161,6 +161,36 @@ def test_saved_folder_gives_the_same_model(tmp_path):
         np.testing.assert_array_equal(flat(a), flat(b))
 
 
+def test_dropout_rates_are_kept(tmp_path):
+    model = trained(dropout_rate=0.1, attention_dropout_rate=0.2, drop_path_rate=0.3)
+    kv.save_to_transformers(model, tmp_path)
+    config = kv.ViViTClassifier.from_preset(tmp_path).get_config()
+    assert (config["dropout_rate"], config["attention_dropout_rate"]) == (0.1, 0.2)
+
+
+def test_names_of_classes_are_kept(tmp_path):
+    kv.save_to_transformers(trained(class_names=["left", "right", "up"]), tmp_path)
+    model = kv.ViViTClassifier.from_preset(tmp_path)
+    assert model.class_names == ["left", "right", "up"]
+    labels = json.loads((tmp_path / "config.json").read_text())["label2id"]
+    assert labels == {"left": 0, "right": 1, "up": 2}
+    assert kv.ViViTClassifier.from_preset(STORED / "vivit").class_names is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_merged(dtype, tmp_path):
+    model = trained(dtype=dtype)
+    model.enable_lora(2)
+    randomize(model, seed=2)
+    kv.save_to_transformers(model, tmp_path)
+    again = kv.ViViTClassifier.from_preset(tmp_path, dtype=dtype, **RAW)
+    video = normal(2, 4, 8, 8, 1)
+    expected = flat(model(video))[0]
+    np.testing.assert_allclose(
+        flat(again(video))[0], expected, atol=1e-5 if dtype == "float32" else 0.05
+    )
+
+
 @slow
 @needs_transformers
 def test_transformers_gives_the_same_logits(tmp_path):

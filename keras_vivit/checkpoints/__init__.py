@@ -1,13 +1,18 @@
-"""Weights of other implementations: Scenic, `transformers`, and image ViTs.
+"""Weights of other implementations: Scenic, `transformers`, VideoMAE, and image ViTs.
 
 Every format gives its tensors Scenic's names (`names.py`), and each tensor is used
 once, or named in an error.
 """
 
 import contextlib
+import functools
+import math
 import re
 import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,22 +23,40 @@ from keras_vivit.checkpoints import (
     hub,
     keras_hub,
     names,
+    pixels,
     scenic,
-    tensors,
     transformers,
     tubelet_kernels,
+    videomae,
 )
-from keras_vivit.checkpoints.names import ATTENTION, BLOCK, HEAD, MLP
+from keras_vivit.checkpoints.names import (
+    ATTENTION,
+    BIAS,
+    BLOCK,
+    FINAL_NORM,
+    HEAD,
+    HEAD_NORM,
+    KERNEL,
+    MLP,
+    TABLE,
+)
+from keras_vivit.checkpoints.optimizers import other_grids
+from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, Tensors, open_npz
 from keras_vivit.checkpoints.transformers import save_to_transformers
+from keras_vivit.positions import sequence_table
+from keras_vivit.types import Shape
 
-__all__ = ["load", "load_image_model", "read", "save_to_transformers"]
+__all__ = ["load", "load_image_model", "other_grids", "read", "save_to_transformers"]
 
-# Scenic trains on pixels in [-1, 1].
-RESCALING = (1 / 127.5, -1.0)
+Arguments = dict[str, Any]
 
 
-def read(source):
+def read(source: Any, num_heads: int | None = None) -> Checkpoint:
     """Opens a checkpoint: see `ViViTClassifier.from_preset` for what `source` may be.
+
+    Args:
+        source: The source.
+        num_heads: Optional integer, for the sources that leave it open.
 
     Raises:
         ValueError: If it is none, or damaged.
@@ -43,52 +66,71 @@ def read(source):
         return keras_hub.read(source)
     if source in presets.PRESETS:
         preset = presets.PRESETS[source]
-        weights = tensors.open_npz(preset["weights"])
-        return tensors.Checkpoint(weights, preset["config"])
+        return Checkpoint(open_npz(preset["weights"]), preset["config"])
     if str(source).startswith("hf://"):
-        return transformers.read(hub.download(source))
+        return transformers.read(hub.download(source), num_heads)
     path = Path(source).expanduser()
     if path.is_dir():
-        return transformers.read(path)
+        return transformers.read(path, num_heads)
     if path.is_file():
+        if path.suffix in (".pth", ".pt", ".bin") or zipfile.is_zipfile(path):
+            return videomae.read(path, num_heads)
         return scenic.read(path)
     raise ValueError(
         "`source` must be the name of a preset (see `presets()`), a folder in the "
-        "`transformers` format, 'hf://owner/name', or a Scenic checkpoint file. "
-        f"Received: source={str(source)!r}"
+        "`transformers` format, 'hf://owner/name', or a checkpoint file of Scenic or "
+        f"VideoMAE. Received: source={str(source)!r}"
     )
 
 
-def load(model_class, source, head, source_video_shape=None, **overrides):
+def load(
+    model_class: type[keras.Model],
+    source: Any,
+    head: bool,
+    source_video_shape: Shape | None = None,
+    **overrides: Any,
+) -> Any:
     """Builds a model with a checkpoint's weights, see `ViViTClassifier.from_preset`.
 
     `head` says whether `model_class` has one.
     """
     checkpoint, settings = _open(source, overrides)
-    arguments = {**settings, **overrides}
+    tensors = checkpoint.tensors
+    if head and f"{HEAD}/kernel" not in tensors and checkpoint.new_head:
+        settings |= checkpoint.new_head
+        tensors = _without(tensors, FINAL_NORM)
+    arguments = presets.override(settings, overrides)
     if "video_shape" not in arguments:
         raise ValueError(
             "`video_shape` must be given: the checkpoint does not tell it. "
             f"Received: source={str(source)!r}"
         )
-    grid = _grid(settings, source_video_shape or settings.get("video_shape"))
-    new_head = not head or not _same_classes(arguments, settings)
+    video_shape = source_video_shape or settings.get("video_shape")
+    tensors, arguments = _fit_channels(tensors, arguments)
+    tensors = _with_table(tensors, settings, video_shape or arguments["video_shape"])
+    new = ""
     if not head:
-        arguments.pop("num_classes", None)
+        tensors = _without(tensors, HEAD, HEAD_NORM)
+        for name in presets.HEAD_ARGUMENTS:
+            arguments.pop(name, None)
+    elif not _same_classes(arguments, settings):
+        tensors = _without(tensors, HEAD)
+        new = HEAD if f"{HEAD_NORM}/scale" in tensors else f"{HEAD}|{HEAD_NORM}"
+    grid = _grid(settings, video_shape)
     with initial_values() as values:
         model = model_class(**arguments)
-        values += names.match(
-            names.layers_of(model),
-            _without_head(checkpoint.tensors) if new_head else checkpoint.tensors,
-            grid,
-            new=HEAD if new_head else "",
-        )
+        values += names.match(names.layers_of(model), tensors, grid, new)
     return model
 
 
 def load_image_model(
-    model_class, source, video_shape, tubelet_size=None, tubelet_init=None, **overrides
-):
+    model_class: type[keras.Model],
+    source: Any,
+    video_shape: Shape,
+    tubelet_size: Shape | None = None,
+    tubelet_init: str = "central_frame",
+    **overrides: Any,
+) -> Any:
     """See `ViViTBackbone.from_image_preset`."""
     stretch = {
         "central_frame": lambda kernel, n: tubelet_kernels.central_frame(kernel[0], n),
@@ -98,20 +140,20 @@ def load_image_model(
     if settings["tubelet_size"][0] != 1:
         raise ValueError(f"`source` must be an image model. Received: {source}")
     grid = _grid(settings, settings["video_shape"])
-    for name in ("pooling", "variant", "video_shape", "num_classes"):
+    for name in ("pooling", "variant", "video_shape", *presets.HEAD_ARGUMENTS):
         settings.pop(name, None)
-    tubelet_size = tubelet_size or (2, *settings["tubelet_size"][1:])
     arguments = {
         **settings,
         **overrides,
         "video_shape": video_shape,
-        "tubelet_size": tubelet_size,
+        "tubelet_size": tubelet_size or (2, *settings["tubelet_size"][1:]),
     }
+    tensors, arguments = _fit_channels(checkpoint.tensors, arguments)
     with initial_values() as values:
         model = model_class(**arguments)
         kept = {
             _video_name(name, model.variant): tensor
-            for name, tensor in _without_head(checkpoint.tensors).items()
+            for name, tensor in _without(tensors, HEAD).items()
             if name != "cls" or model.pooling == "token"
         }
         new = "TemporalTransformer|cls_Temporal|.*_time/"
@@ -125,7 +167,7 @@ def load_image_model(
 
 
 @contextlib.contextmanager
-def initial_values():
+def initial_values() -> Iterator[list[Any]]:
     """Gives the variables that are made inside their values from a checkpoint.
 
     Yields:
@@ -135,8 +177,8 @@ def initial_values():
     values: list = []
     unread: dict = {}
 
-    def initializer(variable, read):
-        def initialize(shape, dtype=None):
+    def initializer(variable: keras.Variable, read: Callable[[], Any]) -> Any:
+        def initialize(shape: Shape, dtype: Any = None) -> Any:
             try:
                 value = keras.ops.cast(read(), dtype)
             except Exception:
@@ -165,26 +207,62 @@ def initial_values():
         variable.assign(read())
 
 
-def _open(source, overrides):
+def _open(source: Any, overrides: Arguments) -> tuple[Checkpoint, Arguments]:
     """Returns a checkpoint, and all constructor arguments that it tells."""
-    checkpoint = read(source)
-    settings = {"rescaling": RESCALING, **checkpoint.settings}
-    known = {**settings, **overrides}
-    return checkpoint, {**settings, **names.architecture(checkpoint.tensors, known)}
+    checkpoint = read(source, overrides.get("num_heads"))
+    settings = {"rescaling": pixels.RESCALING, **checkpoint.settings}
+    architecture = names.architecture(checkpoint.tensors, {**settings, **overrides})
+    return checkpoint, {**architecture, **settings}
 
 
-def _grid(settings, video_shape):
+def _grid(settings: Arguments, video_shape: Shape | None) -> Shape | None:
     """The grid of a checkpoint's position table; None: that of the new model."""
     if video_shape is None:
         return None
     return names.grid_of(video_shape, settings["tubelet_size"], settings.get("strides"))
 
 
-def _without_head(tensors):
-    return {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
+def _with_table(tensors: Tensors, settings: Arguments, video_shape: Shape) -> Tensors:
+    """Adds the position table of a VideoMAE, which computes it."""
+    if settings.get("position_kind") != "sequence" or TABLE in tensors:
+        return tensors
+    width = settings["embed_dim"]
+    tokens = math.prod(names.grid_of(video_shape, settings["tubelet_size"]))
+    table = functools.partial(sequence_table, tokens, width)
+    return {**tensors, TABLE: Tensor((1, tokens, width), lambda: table()[None])}
 
 
-def _video_name(name, variant):
+def _fit_channels(tensors: Tensors, arguments: Arguments) -> tuple[Tensors, Arguments]:
+    """Fits the tubelet kernel, bias and `rescaling` to a video with one channel."""
+    video_shape, rescaling = arguments["video_shape"], arguments["rescaling"]
+    channels = video_shape[-1] if isinstance(video_shape, list | tuple) else None
+    kernel, bias = tensors[KERNEL], tensors.get(BIAS)
+    if channels != 1 or kernel.shape[-2] == 1 or bias is None:
+        return tensors, arguments
+    if rescaling is not None:
+        if {np.size(x) for x in rescaling} - {1, kernel.shape[-2]}:
+            return tensors, arguments  # The constructor refuses them.
+        first = tuple(np.ravel(x)[0].item() for x in rescaling)
+        arguments = {**arguments, "rescaling": first}
+
+    @functools.cache
+    def folded() -> tuple[np.ndarray, np.ndarray]:
+        return tubelet_kernels.sum_channels(kernel.read(), bias.read(), rescaling)
+
+    tensors = {
+        **tensors,
+        KERNEL: Tensor((*kernel.shape[:-2], 1, kernel.shape[-1]), lambda: folded()[0]),
+        BIAS: Tensor(bias.shape, lambda: folded()[1]),
+    }
+    return tensors, arguments
+
+
+def _without(tensors: Tensors, *layers: str) -> Tensors:
+    prefixes = tuple(f"{layer}/" for layer in layers)
+    return {name: x for name, x in tensors.items() if not name.startswith(prefixes)}
+
+
+def _video_name(name: str, variant: str) -> str:
     """The tensor of a variant that starts as the tensor `name` of an image model."""
     if variant == "factorized_encoder":
         name = re.sub("^Transformer/", "SpatialTransformer/", name)
@@ -196,7 +274,7 @@ def _video_name(name, variant):
     return name
 
 
-def _same_classes(arguments, settings):
+def _same_classes(arguments: Arguments, settings: Arguments) -> bool:
     """Returns whether the checkpoint's head has the model's classes; warns if not."""
     if "num_classes" not in arguments:
         raise ValueError("`num_classes` must be given: the checkpoint has no head.")

@@ -24,7 +24,7 @@ _NAMES = {
 }
 
 
-def read(model):
+def read(model: keras.Model) -> Checkpoint:
     """Returns the tensors of a `keras_hub.models.ViTBackbone`."""
     tensors: Tensors = {}
     for weight in model.weights:

@@ -8,6 +8,7 @@ names that `ViViTBackbone` and `ViViTClassifier` give them, which saved files ho
 | `tubelet_embedding` | `embedding` |
 | `ENCODER_position`, `ENCODER_class_token` | position table; class token and its row |
 | `ENCODER_block_N`, `ENCODER_norm` | `encoderblock_N`, `encoder_norm` |
+| `head_norm` | `head_norm` |
 | `head`, or one `NAME_head` each | `output_projection`, split in that order |
 
 `ENCODER` is `encoder`; in the factorized encoder `spatial` and `temporal`. A layer with
@@ -18,6 +19,8 @@ import collections
 import functools
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -28,11 +31,16 @@ from keras_vivit.blocks import (
     ViViTEncoderBlock,
 )
 from keras_vivit.checkpoints import tubelet_kernels
-from keras_vivit.checkpoints.tensors import Tensor
+from keras_vivit.checkpoints.tensors import Tensor, Tensors
 from keras_vivit.positions import resize_position_table
+from keras_vivit.types import Shape
+
+Layers: TypeAlias = Sequence[keras.layers.Layer]
+Stretch: TypeAlias = Callable[[np.ndarray, int], np.ndarray]
 
 KERNEL, BIAS = "embedding/kernel", "embedding/bias"
-HEAD = "output_projection"
+HEAD, HEAD_NORM = "output_projection", "head_norm"
+FINAL_NORM = "Transformer/encoder_norm"
 TABLE = "Transformer/posembed_input/pos_embedding"
 # Prefix of our layers: Scenic's encoder, and its class token.
 ENCODERS = {
@@ -63,7 +71,13 @@ BLOCKS = {
 }
 
 
-def match(layers, tensors, grid=None, new="", stretch=tubelet_kernels.resample):
+def match(
+    layers: Layers,
+    tensors: Tensors,
+    grid: Shape | None = None,
+    new: str = "",
+    stretch: Stretch = tubelet_kernels.resample,
+) -> list[tuple[keras.Variable, Callable[[], np.ndarray]]]:
     """Finds the tensor of each weight.
 
     Args:
@@ -114,7 +128,11 @@ def match(layers, tensors, grid=None, new="", stretch=tubelet_kernels.resample):
     return pairs
 
 
-def places(layers, grid=None, stretch=tubelet_kernels.resample):
+def places(
+    layers: Layers,
+    grid: Shape | None = None,
+    stretch: Stretch = tubelet_kernels.resample,
+) -> Iterator[tuple[keras.Variable, str, Callable[[np.ndarray], np.ndarray]]]:
     """Yields each weight, its tensor's name, and a function that takes it out of it."""
     start = 0  # The first class of a head among several.
     for layer in layers:
@@ -129,7 +147,10 @@ def places(layers, grid=None, stretch=tubelet_kernels.resample):
                 yield weight, f"embedding/{path}", fit if path == "kernel" else _all
             elif layer.name == "head" or layer.name.endswith("_head"):
                 classes = slice(start, start + shape[-1])
-                yield weight, f"{HEAD}/{path}", lambda x, c=classes: x[..., c]
+                take = functools.partial(_columns, columns=classes)
+                yield weight, f"{HEAD}/{path}", take
+            elif layer.name == HEAD_NORM:
+                yield weight, f"{HEAD_NORM}/{_weight_name(path)}", _all
             elif not transformer:
                 raise ValueError(f"{weight.path} must have a name in checkpoints.")
             elif role == "position":
@@ -150,7 +171,7 @@ def places(layers, grid=None, stretch=tubelet_kernels.resample):
             start += layer.units
 
 
-def layers_of(model):
+def layers_of(model: keras.Model) -> Layers:
     """Returns the layers of a backbone, or of a classifier and its backbone."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
@@ -158,11 +179,25 @@ def layers_of(model):
     return [*backbone.layers, *(x for x in model.layers if x is not backbone)]
 
 
-def tensors_of(model):
-    """Returns the arrays of a model of variant 1, under Scenic's names and shapes."""
+def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns the arrays of a model of variant 1, under Scenic's names and shapes.
+
+    Low-rank adapters are merged into the kernels.
+    """
+    merged = {
+        weight.path: layer.kernel
+        for layer in model._flatten_layers()
+        if getattr(layer, "lora_enabled", False)
+        for weight in layer.weights
+        if weight.name == "kernel"
+    }
     tensors, rows = {}, {}
     for weight, name, _ in places(layers_of(model)):
-        value = keras.ops.convert_to_numpy(weight)
+        if weight.name.startswith("lora_"):
+            continue
+        value = keras.ops.convert_to_numpy(
+            keras.ops.cast(merged.get(weight.path, weight), "float32")
+        )
         if name == TABLE:
             rows[weight.name] = value.reshape(-1, value.shape[-1])
             continue
@@ -174,26 +209,28 @@ def tensors_of(model):
     return {**tensors, TABLE: table[None]}
 
 
-def tubelet_of(kernel_shape):
+def tubelet_of(kernel_shape: Shape) -> Shape:
     """Returns the `(frames, height, width)` of a kernel; one frame for an image's."""
     return (1, *kernel_shape[:-2])[-3:]
 
 
-def grid_of(video_shape, tubelet_size, strides=None):
+def grid_of(
+    video_shape: Shape, tubelet_size: Shape, strides: Shape | None = None
+) -> Shape:
     """Returns the `(t, h, w)` of tubelets inside the video, by default side by side."""
     steps = strides or tubelet_size
     sizes = zip(video_shape, tubelet_size, steps, strict=False)
     return tuple((n - p) // step + 1 for n, p, step in sizes)
 
 
-def architecture(tensors, settings):
+def architecture(tensors: Tensors, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the constructor arguments that a checkpoint's tensors tell.
 
     Raises:
         ValueError: If they leave a choice that `settings` does not make.
     """
 
-    def shape(name):
+    def shape(name: str) -> Shape:
         if name not in tensors:
             raise ValueError(
                 f"The checkpoint must hold the tensor {name}, as ViViT's do. "
@@ -201,7 +238,7 @@ def architecture(tensors, settings):
             )
         return tensors[name].shape
 
-    def depth(encoder):
+    def depth(encoder: str) -> int:
         blocks = map(re.compile(rf"{encoder}/encoderblock_(\d+)/").match, tensors)
         return len({block[1] for block in blocks if block})
 
@@ -236,7 +273,7 @@ def architecture(tensors, settings):
     return arguments
 
 
-def _require(argument, settings):
+def _require(argument: str, settings: dict[str, Any]) -> Any:
     if argument not in settings:
         raise ValueError(
             f"`{argument}` must be given: the checkpoint does not tell it."
@@ -244,15 +281,15 @@ def _require(argument, settings):
     return settings[argument]
 
 
-def _list(pairs):
+def _list(pairs: Iterable[tuple[str, Shape]]) -> str:
     return ", ".join(f"{name} {tuple(shape)}" for name, shape in pairs) or "none"
 
 
-def _weight_name(name):
+def _weight_name(name: str) -> str:
     return {"gamma": "scale", "beta": "bias"}.get(name, name)
 
 
-def _name_in_block(block, path):
+def _name_in_block(block: keras.layers.Layer, path: str) -> str:
     """`"mlp/hidden/kernel"` becomes `"MlpBlock_0/Dense_0/kernel"`."""
     layer, *inner, weight = path.split("/")
     outputs = {"output": "out"} if "attention" in layer else {"output": "Dense_1"}
@@ -264,15 +301,19 @@ def _name_in_block(block, path):
 # === From a tensor to a weight ===
 
 
-def _as_float32(array):
+def _as_float32(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, "float32")
 
 
-def _all(array):
+def _all(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _rows(table, grid, own):
+def _columns(array: np.ndarray, columns: slice) -> np.ndarray:
+    return array[..., columns]
+
+
+def _rows(table: np.ndarray, grid: Shape | None, own: Shape) -> np.ndarray:
     """Takes a layer's rows out of Scenic's table, resampled to its own grid."""
     if grid is None:
         grid = own
@@ -290,10 +331,8 @@ def _rows(table, grid, own):
     return resize_position_table(rows.reshape(*grid, -1), own)
 
 
-def _fit_kernel(kernel, shape, stretch):
-    """Fits a tubelet kernel to another length, and to one channel instead of three."""
+def _fit_kernel(kernel: np.ndarray, shape: Shape, stretch: Stretch) -> np.ndarray:
+    """Fits a tubelet kernel to another length."""
     if kernel.ndim == 4:  # Uniform frame sampling, or an image model.
         kernel = kernel[None]
-    if shape[3] == 1 < kernel.shape[3]:
-        kernel = kernel.sum(axis=3, keepdims=True)
     return kernel if len(kernel) == shape[0] else stretch(kernel, shape[0])

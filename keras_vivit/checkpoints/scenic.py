@@ -7,6 +7,9 @@ holds `(shape, name of the dtype, bytes)`.
 import functools
 import math
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,7 +26,7 @@ _ARRAY = 1
 _HEADER_SIZE = 512
 
 
-def read(path):
+def read(path: Path) -> Checkpoint:
     """Opens a Scenic checkpoint.
 
     Raises:
@@ -54,7 +57,9 @@ def read(path):
         ) from error
 
 
-def _leaves(unpacker, preview, prefix=""):
+def _leaves(
+    unpacker: Any, preview: BinaryIO, prefix: str = ""
+) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yields the name of each value that is no map, and its `(start, end)` in bytes."""
     for _ in range(unpacker.read_map_header()):
         name = f"{prefix}{unpacker.unpack()}"
@@ -68,7 +73,9 @@ def _leaves(unpacker, preview, prefix=""):
             yield name, (start, unpacker.tell())
 
 
-def _open_array(msgpack, path, file, start, end):
+def _open_array(
+    msgpack: Any, path: Path, file: BinaryIO, start: int, end: int
+) -> Tensor:
     """Reads an array's header, and checks that the array fills its place."""
     file.seek(start)
     content = file.read(min(end - start, _HEADER_SIZE))
@@ -88,7 +95,9 @@ def _open_array(msgpack, path, file, start, end):
     return Tensor(shape, functools.partial(_read_array, path, offset, dtype, shape))
 
 
-def _read_array(path, offset, dtype, shape):
+def _read_array(
+    path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray:
     with path.open("rb") as file:
         values = np.fromfile(file, dtype, math.prod(shape), offset=offset)
     return values.reshape(shape)

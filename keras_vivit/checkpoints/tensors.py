@@ -7,7 +7,8 @@ import functools
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
-    def map(self, convert):
+    def map(self, convert: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
         """Returns the tensor with `convert` applied to its values.
 
         `convert` runs once on zeros that take no memory, to get the new shape.
@@ -37,14 +38,15 @@ class Checkpoint(NamedTuple):
     """What a source holds.
 
     `tensors` are under Scenic's names; `settings` holds the constructor arguments that
-    the tensors do not tell.
+    the tensors do not tell, `new_head` those of a classifier where there is no head.
     """
 
     tensors: Tensors
     settings: dict[str, Any]
+    new_head: dict[str, Any] | None = None
 
 
-def read_json(path):
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -57,12 +59,12 @@ def read_json(path):
 # === NumPy ===
 
 
-def open_npz(path):
+def open_npz(path: Path) -> Tensors:
     """Returns the tensors of a file that `np.savez` wrote."""
     with zipfile.ZipFile(path) as archive:
         shapes = {name: _npy_shape(archive, name) for name in archive.namelist()}
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         with np.load(path) as arrays:
             return arrays[name]
 
@@ -73,7 +75,7 @@ def open_npz(path):
     }
 
 
-def _npy_shape(archive, name):
+def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     with archive.open(name) as file:
         np.lib.format.read_magic(file)
         return np.lib.format.read_array_header_1_0(file)[0]
@@ -82,7 +84,7 @@ def _npy_shape(archive, name):
 # === safetensors, and PyTorch's own format ===
 
 
-def open_weights(folder):
+def open_weights(folder: Path) -> Tensors:
     """Returns the tensors of a folder in the `transformers` format.
 
     Their names are those in the files.
@@ -106,7 +108,9 @@ def open_weights(folder):
     )
 
 
-def _open_shards(folder, index, opener):
+def _open_shards(
+    folder: Path, index: Path, opener: Callable[[Path], Tensors]
+) -> Tensors:
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict):
         raise ValueError(f"{index} must hold a `weight_map`.")
@@ -126,7 +130,7 @@ def _open_shards(folder, index, opener):
     return tensors
 
 
-def open_safetensors(path):
+def open_safetensors(path: Path) -> Tensors:
     safetensors = optional_package("safetensors", "keras-vivit[hf]")
     try:
         with safetensors.safe_open(path, "np") as file:
@@ -136,7 +140,7 @@ def open_safetensors(path):
             f"{path} must be a whole safetensors file ({error})."
         ) from error
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         # Opened for each tensor: mapped pages would count as memory in use.
         with safetensors.safe_open(path, "np") as file:
             return file.get_tensor(name)
@@ -144,13 +148,15 @@ def open_safetensors(path):
     return {n: Tensor(shape, functools.partial(read, n)) for n, shape in shapes.items()}
 
 
-def open_pytorch(path):
+def open_pytorch(path: Path, roots: Sequence[str] = ()) -> Tensors:
+    """Opens a file of PyTorch; the tensors may be under one of `roots`."""
     torch = optional_package("torch", "keras-vivit[torch]")
     try:
         # PyTorch before 1.6 wrote files that cannot be mapped into memory.
         state = torch.load(
             path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
+        state = next((state[root] for root in roots if root in state), state)
         return {
             name: Tensor(tuple(tensor.shape), functools.partial(_to_numpy, tensor))
             for name, tensor in state.items()
@@ -162,5 +168,5 @@ def open_pytorch(path):
         ) from error
 
 
-def _to_numpy(tensor):
+def _to_numpy(tensor: Any) -> np.ndarray:
     return tensor.float().numpy()

@@ -2,25 +2,26 @@
 
 import json
 import math
-import re
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vivit.blocks import gelu_tanh
-from keras_vivit.checkpoints import names
-from keras_vivit.checkpoints.names import BIAS, BLOCK, HEAD, KERNEL, TABLE
+from keras_vivit.checkpoints import names, pixels, torch_layout, videomae
+from keras_vivit.checkpoints.names import HEAD, KERNEL, TABLE
 from keras_vivit.checkpoints.tensors import (
     Checkpoint,
-    Tensor,
     Tensors,
     open_weights,
     read_json,
 )
 from keras_vivit.extras import optional_package
+from keras_vivit.mlp import gelu_tanh
+from keras_vivit.positions import sequence_table
+from keras_vivit.types import Activation, Shape
 
-ATTENTION, MLP = BLOCK["attention"], BLOCK["mlp"]
+MODELS = ("vivit", "vit", "videomae")
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_fast": gelu_tanh,
@@ -29,142 +30,82 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
 }
-# The names in files, then those that transformers 5 has in memory.
-_LAYERS = {
-    "layernorm_before": BLOCK["attention_norm"],
-    "layernorm_after": BLOCK["mlp_norm"],
-    "attention.attention.query": f"{ATTENTION}/query",
-    "attention.attention.key": f"{ATTENTION}/key",
-    "attention.attention.value": f"{ATTENTION}/value",
-    "attention.output.dense": f"{ATTENTION}/out",
-    "intermediate.dense": f"{MLP}/Dense_0",
-    "output.dense": f"{MLP}/Dense_1",
-    "attention.q_proj": f"{ATTENTION}/query",
-    "attention.k_proj": f"{ATTENTION}/key",
-    "attention.v_proj": f"{ATTENTION}/value",
-    "attention.o_proj": f"{ATTENTION}/out",
-    "mlp.fc1": f"{MLP}/Dense_0",
-    "mlp.fc2": f"{MLP}/Dense_1",
-}
-_OTHERS = {
-    "embeddings.cls_token": "cls",
-    "embeddings.position_embeddings": TABLE,
-    "embeddings.patch_embeddings.projection.weight": KERNEL,
-    "embeddings.patch_embeddings.projection.bias": BIAS,
-    "layernorm.weight": "Transformer/encoder_norm/scale",
-    "layernorm.bias": "Transformer/encoder_norm/bias",
-    "classifier.weight": f"{HEAD}/kernel",
-    "classifier.bias": f"{HEAD}/bias",
-}
-_LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)")
+# No video has more; what config.json says of VideoMAE has no table to be compared with.
+_MAX_TOKENS = 2**17
 
 
-def read(folder):
-    """Opens a folder with a ViViT or an image ViT.
+def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
+    """Opens a folder with a ViViT, a VideoMAE or an image ViT.
+
+    Args:
+        folder: Folder with `config.json` and weights.
+        num_heads: Optional integer: replaces the number of heads of a VideoMAE.
 
     Raises:
         ValueError: If the folder holds no such model, or a damaged one.
         ImportError: If reading it needs a package that is not installed.
     """
     config = read_json(folder / "config.json")
-    if config.get("model_type") not in ("vivit", "vit"):
+    kind = config.get("model_type")
+    if kind not in MODELS:
         raise ValueError(
-            "`model_type` in config.json must be 'vivit' or 'vit'. Received: "
-            f"{config.get('model_type')!r} in {folder}"
+            f"`model_type` in config.json must be one of {', '.join(MODELS)}. "
+            f"Received: {kind!r} in {folder}"
         )
     stored = open_weights(folder)
     try:
         heads, activation = int(config["num_attention_heads"]), config["hidden_act"]
         epsilon = float(config["layer_norm_eps"])
+        dropout = float(config.get("hidden_dropout_prob", 0))
+        attention_dropout = float(config.get("attention_probs_dropout_prob", 0))
         size, channels = config["image_size"], int(config["num_channels"])
-        height, width = size if isinstance(size, list) else (int(size), int(size))
-        frames = int(config["num_frames"]) if config["model_type"] == "vivit" else 1
+        height, width = map(int, size if isinstance(size, list) else (size, size))
+        frames = int(config["num_frames"]) if kind != "vit" else 1
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"config.json must describe a ViViT or ViT. Received: {folder} ({error!r})"
+            "config.json must describe a ViViT, VideoMAE or ViT. Received: "
+            f"{folder} ({error!r})"
         ) from error
     if activation not in ACTIVATIONS:
         raise ValueError(
             f"`hidden_act` in config.json must be one of {', '.join(ACTIVATIONS)}. "
             f"Received: {activation!r} in {folder}"
         )
-    tensors = _to_scenic(stored, heads, folder)
+    if kind == "videomae":
+        heads = num_heads or heads
+        stored = videomae.without_decoder(stored)
+    tensors = torch_layout.to_scenic(stored, heads, folder)
     video_shape = (frames, height, width, channels)
     _check_grid(tensors, video_shape, folder)
-    if not config.get("qkv_bias", True):
-        _add_zero_biases(tensors)
+    has_bias = config.get("qkv_bias", config.get("qv_bias", True))
+    if not has_bias:
+        torch_layout.add_zero_biases(tensors)
     settings = {
         "video_shape": video_shape,
         "activation": ACTIVATIONS[activation],
         "layer_norm_epsilon": epsilon,
+        "dropout_rate": dropout,
+        "attention_dropout_rate": attention_dropout,
+        "rescaling": pixels.read(folder, kind),
+        "class_names": _class_names(config, tensors),
     }
-    return Checkpoint(tensors, settings)
+    if kind != "videomae":
+        return Checkpoint(tensors, settings)
+    torch_layout.add_zero_biases(tensors, ["key"])
+    mean_pooling = bool(config.get("use_mean_pooling", True))
+    return videomae.checkpoint(
+        tensors, settings, mean_pooling, videomae.HEAD_NORM_EPSILON
+    )
 
 
-def _to_scenic(stored, heads, folder):
-    """Gives the tensors of a file Scenic's names and layouts."""
-    tensors: Tensors = {}
-    for name, tensor in stored.items():
-        short = re.sub(r"^(vivit|vit)\.", "", name)
-        if short.startswith("pooler."):  # The classifiers do not use it.
-            continue
-        scenic = _scenic_name(short)
-        if scenic in tensors:
-            raise ValueError(f"{folder} must hold {scenic} once, not as {name} too.")
-        try:
-            tensors[scenic] = tensor.map(_to_scenic_layout(scenic, heads))
-        except ValueError as error:
-            raise ValueError(
-                f"{name} must fit `num_attention_heads={heads}` of config.json. "
-                f"Received: shape={tensor.shape} in {folder}"
-            ) from error
-    return tensors
-
-
-def _scenic_name(name):
-    match = _LAYER.fullmatch(name)
-    if match is None or match[2] not in _LAYERS:
-        return _OTHERS.get(name, name)
-    index, layer, kind = match.groups()
-    if kind == "weight":
-        kind = "scale" if "layernorm" in layer else "kernel"
-    return f"Transformer/encoderblock_{index}/{_LAYERS[layer]}/{kind}"
-
-
-def _to_scenic_layout(name, heads):
-    """Returns the function that gives a tensor of PyTorch's layout Scenic's."""
-    if name == KERNEL:  # (d, c, [t,] h, w) to ([t,] h, w, c, d)
-        return lambda w: np.moveaxis(w, (0, 1), (-1, -2))
-    if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
-        return lambda w: w.T.reshape(w.shape[1], heads, -1)
-    if name.endswith("out/kernel"):
-        return lambda w: w.T.reshape(heads, -1, w.shape[0])
-    if name.endswith(("query/bias", "key/bias", "value/bias")):
-        return lambda b: b.reshape(heads, -1)
-    return np.transpose if name.endswith("/kernel") else np.asarray
-
-
-def _from_scenic_layout(name, array):
-    """Undoes `_to_scenic_layout`."""
-    if name == KERNEL:
-        return np.moveaxis(array, (-1, -2), (0, 1))
-    if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
-        return array.reshape(len(array), -1).T
-    if name.endswith("out/kernel"):
-        return array.reshape(-1, array.shape[-1]).T
-    if name.endswith(("query/bias", "key/bias", "value/bias")):
-        return array.reshape(-1)
-    return array.T if name.endswith("/kernel") else array
-
-
-def _check_grid(tensors, video_shape, folder):
+def _check_grid(tensors: Tensors, video_shape: Shape, folder: Path) -> None:
     """Refuses absurd sizes in config.json before a model is built from them."""
-    if KERNEL not in tensors or TABLE not in tensors:
-        return  # `names.architecture` and `names.match` report missing tensors.
+    if KERNEL not in tensors:
+        return  # `names.architecture` reports it.
     tubelet_size = names.tubelet_of(tensors[KERNEL].shape)
     tokens = math.prod(names.grid_of(video_shape, tubelet_size))
-    rows = tensors[TABLE].shape[1]
-    if rows - tokens not in (0, 1):
+    rows = tensors[TABLE].shape[1] if TABLE in tensors else tokens
+    if rows - tokens not in (0, 1) or not 0 < tokens < _MAX_TOKENS:
         raise ValueError(
             "config.json must describe videos with one token for each row of the "
             f"position table. Received: {folder}, where {video_shape} gives {tokens} "
@@ -172,62 +113,119 @@ def _check_grid(tensors, video_shape, folder):
         )
 
 
-def _add_zero_biases(tensors):
-    for name in [n for n in tensors if re.search("(query|key|value)/kernel$", n)]:
-        zeros = np.zeros(tensors[name].shape[1:], "float32")
-        bias = name.replace("/kernel", "/bias")
-        tensors.setdefault(bias, Tensor(zeros.shape, zeros.copy))
+def _class_names(config: dict[str, Any], tensors: Tensors) -> list[str] | None:
+    """Returns the names of the classes, if they are more than numbers."""
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or f"{HEAD}/kernel" not in tensors:
+        return None
+    classes = range(tensors[f"{HEAD}/kernel"].shape[1])
+    found = [str(labels.get(str(i), "")) for i in classes]
+    if found == _labels(len(found)) or len(labels) != len(found) or not all(found):
+        return None
+    return found
+
+
+def _labels(count: int) -> list[str]:
+    """Returns the names that `transformers` gives to classes without names."""
+    return [f"LABEL_{i}" for i in range(count)]
 
 
 # === Writing ===
 
 
-def save_to_transformers(model, directory):
+def save_to_transformers(model: keras.Model, directory: str | Path) -> None:
     """Writes a classifier in the format of `transformers`.
 
-    `transformers.VivitForVideoClassification.from_pretrained(directory)` gives the same
-    logits; it takes videos `(batch, frames, channels, height, width)` whose pixels are
-    rescaled already (`rescaling` is not part of the format).
+    `from_pretrained(directory)` of `transformers.VivitForVideoClassification` gives the
+    same logits, or that of `VideoMAEForVideoClassification` for a model that came from
+    VideoMAE. They take videos `(batch, frames, channels, height, width)` whose pixels
+    `transformers.AutoImageProcessor` rescales as the model's `rescaling` does. Low-rank
+    adapters are merged.
 
     Args:
-        model: A `ViViTClassifier` of variant 1 with a class token, learned positions,
-            tubelets side by side and one head.
-        directory: Folder to write `config.json` and `model.safetensors` into.
+        model: A `ViViTClassifier` of variant 1 with tubelets side by side and one head:
+            with a class token and learned positions (ViViT), or with
+            `position_kind="sequence"` and one of VideoMAE's two head ends.
+        directory: Folder to write `config.json`, `preprocessor_config.json` and
+            `model.safetensors` into.
 
     Raises:
         ValueError: If `transformers` has no such model.
     """
     config = model.get_config()
     layer = model.backbone.get_layer("tubelet_embedding")
-    _check_that_transformers_has(model, config, layer)
+    kind = "videomae" if config["position_kind"] == "sequence" else "vivit"
+    _check_that_transformers_has(model, config, layer, kind)
     frames, height, _, channels = config["video_shape"]
-    _write(
-        Path(directory),
-        names.tensors_of(model),
+    tensors = names.tensors_of(model)
+    labels = model.class_names or _labels(model.num_classes)
+    settings = {
+        "model_type": kind,
+        "image_size": height,
+        "num_frames": frames,
+        "num_channels": channels,
+        "tubelet_size": list(layer.tubelet_size),
+        "hidden_size": config["embed_dim"],
+        "num_hidden_layers": config["num_layers"],
+        "num_attention_heads": config["num_heads"],
+        "intermediate_size": config["mlp_dim"],
+        "hidden_act": _activation_name(model.backbone.activation),
+        "hidden_dropout_prob": config["dropout_rate"],
+        "attention_probs_dropout_prob": config["attention_dropout_rate"],
+        "layer_norm_eps": config["layer_norm_epsilon"],
+        "qkv_bias": True,
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    processor = "VivitImageProcessor"
+    if kind == "videomae":
+        processor = "VideoMAEImageProcessor"
+        tubelet, *patch = layer.tubelet_size
+        settings["tubelet_size"] = tubelet
+        settings["patch_size"] = patch[0] if patch[0] == patch[1] else patch
+        settings["use_mean_pooling"] = config["pooling"] == "mean"
+        _check_table(tensors.pop(TABLE))
+    state = torch_layout.to_transformers(tensors, kind)
+    if kind == "videomae":
+        state = videomae.biases_of_attention(state)
+    files = {
+        "config.json": settings,
+        pixels.FILE: pixels.processor(
+            config["rescaling"], config["video_shape"], processor
+        ),
+    }
+    _write(Path(directory), state, files)
+
+
+_ENDS: dict[str, list[dict[str, Any]]] = {
+    "vivit": [
+        {"pooling": "token", "final_norm": True, "head_norm_epsilon": None},
+    ],
+    "videomae": [
         {
-            "image_size": height,
-            "num_frames": frames,
-            "num_channels": channels,
-            "tubelet_size": list(layer.tubelet_size),
-            "hidden_size": config["embed_dim"],
-            "num_hidden_layers": config["num_layers"],
-            "num_attention_heads": config["num_heads"],
-            "intermediate_size": config["mlp_dim"],
-            "hidden_act": _activation_name(model.backbone.activation),
-            "hidden_dropout_prob": config["dropout_rate"],
-            "attention_probs_dropout_prob": config["attention_dropout_rate"],
-            "layer_norm_eps": config["layer_norm_epsilon"],
-            "id2label": {str(i): f"LABEL_{i}" for i in range(model.num_classes)},
-            "label2id": {f"LABEL_{i}": i for i in range(model.num_classes)},
+            "pooling": "mean",
+            "final_norm": False,
+            "head_norm_epsilon": videomae.HEAD_NORM_EPSILON,
         },
-    )
+        {"pooling": "first", "final_norm": True, "head_norm_epsilon": None},
+    ],
+}
 
 
-def _check_that_transformers_has(model, config, layer):
+def _check_that_transformers_has(
+    model: keras.Model, config: dict[str, Any], layer: keras.layers.Layer, kind: str
+) -> None:
+    ends = {end["pooling"]: end for end in _ENDS[kind]}
+    if config["pooling"] not in ends:
+        raise ValueError(
+            f"`pooling` must be {' or '.join(map(repr, ends))}: transformers has "
+            f"nothing else. Received: pooling={config['pooling']!r}"
+        )
+    positions = {"vivit": "learned", "videomae": "sequence"}[kind]
     for name, value in {
         "variant": "spatio_temporal",
-        "pooling": "token",
-        "position_kind": "learned",
+        "position_kind": positions,
+        **ends[config["pooling"]],
     }.items():
         if config[name] != value:
             raise ValueError(
@@ -241,7 +239,7 @@ def _check_that_transformers_has(model, config, layer):
             f"Received: video_shape={config['video_shape']}, strides={layer.strides}, "
             f"tubelet_size={layer.tubelet_size}"
         )
-    if any(w.dtype == "int8" for w in model.weights):
+    if any(layer.dtype_policy.quantization_mode for layer in model._flatten_layers()):
         raise ValueError("`model` must not be quantized: the format has no integers.")
     if isinstance(model.num_classes, dict):
         raise ValueError(
@@ -250,7 +248,15 @@ def _check_that_transformers_has(model, config, layer):
         )
 
 
-def _activation_name(activation):
+def _check_table(table: np.ndarray) -> None:
+    if not np.allclose(table[0], sequence_table(*table.shape[1:]), rtol=0, atol=1e-6):
+        raise ValueError(
+            "The position table must be VideoMAE's for the model's own `video_shape`: "
+            "transformers computes it. Received: a table resampled from another size."
+        )
+
+
+def _activation_name(activation: Activation) -> str:
     """Returns the name that `transformers` has for an activation."""
     for name, ours in ACTIVATIONS.items():
         if keras.activations.get(ours) is activation:
@@ -260,26 +266,14 @@ def _activation_name(activation):
     )
 
 
-def _write(folder, tensors, config):
-    """Writes tensors under Scenic's names as a ViViT classifier."""
+def _write(folder: Path, state: dict[str, np.ndarray], files: dict[str, Any]) -> None:
+    """Writes tensors and JSON files into a folder."""
     safetensors = optional_package("safetensors.numpy", "keras-vivit[hf]")
-    others = {scenic: name for name, scenic in _OTHERS.items()}
-    layers = {scenic: name for name, scenic in reversed(_LAYERS.items())}
-    state = {}
-    for scenic, array in tensors.items():
-        match = re.fullmatch(r"Transformer/encoderblock_(\d+)/(.+)/(\w+)", scenic)
-        if match is None:
-            name = others[scenic]
-            name = name if name.startswith("classifier") else f"vivit.{name}"
-        else:
-            kind = {"kernel": "weight", "scale": "weight"}.get(match[3], match[3])
-            name = f"vivit.encoder.layer.{match[1]}.{layers[match[2]]}.{kind}"
-        state[name] = np.ascontiguousarray(_from_scenic_layout(scenic, array))
     folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     # The weights come last, under another name until they are complete: a folder that
     # was cut off has none.
-    text = json.dumps({"model_type": "vivit", "qkv_bias": True, **config}, indent=2)
-    (folder / "config.json").write_text(text)
     partial = folder / "model.safetensors.part"
     safetensors.save_file(state, partial, metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")

@@ -2,7 +2,8 @@
 
     python tests/parity/transformers/make.py
 
-The stored files are those of transformers 5.23.0 and PyTorch 2.13.0.
+The stored files are those of transformers 5.23.0 (VideoMAE's: 5.24.0) and PyTorch
+2.13.0.
 """
 
 import pathlib
@@ -62,5 +63,38 @@ def write(folder):
     )
 
 
+def write_videomae(folder, **changes):
+    """Writes a VideoMAE with a head for each way of pooling, and their logits.
+
+    Returns both models, for more checks where `transformers` is there.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    videos = np.random.default_rng(1).uniform(-1, 1, (2, 6, 16, 16, 3))
+    outputs, models = {"videos": videos.astype("float32")}, []
+    for name, mean_pooling in (("videomae", True), ("videomae_first", False)):
+        config = transformers.VideoMAEConfig(
+            image_size=16,
+            patch_size=8,
+            num_frames=6,
+            tubelet_size=2,
+            use_mean_pooling=mean_pooling,
+            **{**SIZES, **changes},
+        )
+        model = transformers.VideoMAEForVideoClassification(config).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(0, 0.3)
+            pixels = torch.tensor(outputs["videos"]).permute(0, 1, 4, 2, 3)
+            outputs[name] = model(pixels).logits.numpy()
+        model.save_pretrained(folder / name)
+        models.append(model)
+    np.savez(folder / "videomae.npz", **outputs)
+    return models
+
+
 if __name__ == "__main__":
     write(HERE)
+    write_videomae(HERE)
