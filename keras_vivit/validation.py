@@ -11,6 +11,14 @@ def positive_int(name, value):
     return int(value)
 
 
+def natural(name, value):
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+        raise ValueError(
+            f"`{name}` must be an integer from 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def positive_ints(name, value, axes):
     """Returns `value` as a tuple with one positive integer per name in `axes`."""
     if (

@@ -93,7 +93,7 @@ def read_volume(
     ... # doctest: +SKIP
     """
     shape, spacing = _check_size(shape, spacing)
-    window, orientation = _check_window(window), _check_orientation(orientation)
+    window, orientation = check_window(window), check_orientation(orientation)
     stored = _open(path, series)
     volume = stored.read(index)
     distances = (stored.spacing or ())[:3]
@@ -192,7 +192,7 @@ def _check_size(shape, spacing):
     return shape, spacing
 
 
-def _check_window(window):
+def check_window(window):
     if window is None:
         return None
     if not isinstance(window, list | tuple) or len(window) != 2:
@@ -207,7 +207,7 @@ def _check_window(window):
     return low, high
 
 
-def _check_orientation(orientation):
+def check_orientation(orientation):
     pairs = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     letters = list(orientation) if isinstance(orientation, str) else []
     if sorted(pairs.get(letter, -1) for letter in letters) != [0, 1, 2]:
