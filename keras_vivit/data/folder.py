@@ -84,14 +84,11 @@ class VideoFolder(keras.utils.PyDataset):
         ImportError: If a package that reads them is not installed.
 
     Example:
-    >>> train, validation = (
-    ...     keras_vivit.data.VideoFolder(
-    ...         "clips", (16, 112, 112, 3), split, validation_split=0.2, stride=4)
-    ...     for split in ("train", "validation"))
-    >>> epochs = keras.callbacks.LambdaCallback(on_epoch_begin=train.start_epoch)
-    >>> model.fit(train, validation_data=validation, epochs=10, shuffle=False,
-    ...     callbacks=[epochs])
-    ... # doctest: +SKIP
+    >>> train = keras_vivit.data.VideoFolder(  # doctest: +SKIP
+    ...     "clips", (16, 112, 112, 3), validation_split=0.2, stride=4)
+    >>> epochs = keras.callbacks.LambdaCallback(  # doctest: +SKIP
+    ...     on_epoch_begin=train.start_epoch)
+    >>> model.fit(train, epochs=10, shuffle=False, callbacks=[epochs])  # doctest: +SKIP
     """
 
     def __init__(

@@ -88,9 +88,8 @@ def read_volume(
         ImportError: If nibabel or pydicom is needed and not installed.
 
     Example:
-    >>> ct = keras_vivit.data.read_volume(
-    ...     "scan.nii.gz", shape=(64, 64, 64), window=(-160, 240))
-    ... # doctest: +SKIP
+    >>> keras_vivit.data.read_volume("scan.nii.gz", spacing=2).shape  # doctest: +SKIP
+    (170, 170, 120, 1)
     """
     shape, spacing = _check_size(shape, spacing)
     window, orientation = check_window(window), check_orientation(orientation)
