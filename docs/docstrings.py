@@ -38,6 +38,7 @@ def _section(text):
         return text
     title, body = match[1], text[match.end() :].rstrip()
     if title == "Example":
+        body = body.replace("  # doctest: +SKIP", "")
         return f"**Example:**\n\n```pycon\n{body}\n```\n\n"
     body = re.sub("^ {4}", "", body, flags=re.MULTILINE)
     if title == "Call arguments":

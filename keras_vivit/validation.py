@@ -19,6 +19,14 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def natural(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+        raise ValueError(
+            f"`{name}` must be an integer from 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def positive_ints(name: str, value: Any, axes: Sequence[str]) -> tuple[int, ...]:
     """Returns `value` as a tuple with one positive integer per name in `axes`."""
     if (

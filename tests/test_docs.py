@@ -11,7 +11,7 @@ import keras
 import pytest
 
 import keras_vivit
-from keras_vivit import augmentation, initializers
+from keras_vivit import augmentation, data, initializers
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -20,7 +20,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)\s]+)\)")
 DIRECTIVE = re.compile(r"^::: (\S+)\n(?: {4}options:\n {6}members: \[(.*)\])?", re.M)
-PICTURES = ("tubelets", "variants")
+PICTURES = ("tubelets", "variants", "videos")
 DATA = pathlib.Path(os.environ.get("KERAS_VIVIT_DATA", "")) / "organmnist3d.npz"
 
 if not PAGES:
@@ -64,6 +64,7 @@ def public_names():
         if not inspect.ismodule(getattr(keras_vivit, name))
     )
     yield from (f"keras_vivit.augmentation.{name}" for name in augmentation.__all__)
+    yield from (f"keras_vivit.data.{name}" for name in data.__all__)
     for name, value in vars(initializers).items():
         if inspect.isfunction(value) and not name.startswith("_"):
             yield f"keras_vivit.initializers.{name}"

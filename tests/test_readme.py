@@ -1,6 +1,7 @@
 """Code in README, docs and docstrings runs; README's commands are those of CI."""
 
 import doctest
+import operator
 import pathlib
 import re
 
@@ -37,13 +38,18 @@ class ShapeChecker(doctest.OutputChecker):
         return super().check_output(want, got, optionflags)
 
 
-@pytest.mark.parametrize("name", keras_vivit.__all__)
+NAMES = [*keras_vivit.__all__, *(f"data.{name}" for name in keras_vivit.data.__all__)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_docstring_example_runs(name):
     modules = {"keras": keras, "keras_vivit": keras_vivit, "np": np}
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner = doctest.DocTestRunner(ShapeChecker(), verbose=False, optionflags=flags)
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for test in finder.find(getattr(keras_vivit, name), name, globs=modules):
+    for test in finder.find(
+        operator.attrgetter(name)(keras_vivit), name, globs=modules
+    ):
         runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
 

@@ -243,13 +243,52 @@ def test_names_are_names_alone(tmp_path, frames):
     assert read_video(tmp_path / "ä ö.mov", [0]).shape == (1, 24, 32, 3)
 
 
-def test_a_playlist_opens_no_other_host(tmp_path):
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text(
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"
-        "#EXT-X-ENDLIST\n"
-    )
-    refused(playlist, "must name a readable video")
+def test_playlists_and_text_are_no_videos(path):
+    playlist = path.with_name("list.m3u8")
+    for target in ("http://127.0.0.1:9/a.ts", path.name):
+        playlist.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n"
+        )
+        refused(playlist, "must name a readable video")
+    text = path.with_name("notes.txt")
+    text.write_text("no video\n" * 1000)  # FFmpeg would draw it.
+    refused(text, "its format, tty, is no video")
+
+
+def test_of_two_video_streams_one_is_read(tmp_path):
+    av = pytest.importorskip("av")
+    sizes, path = ((32, 32), (48, 64)), tmp_path / "two.mkv"
+    with av.open(path, "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in sizes]
+        for stream, (stream.height, stream.width) in zip(streams, sizes, strict=True):
+            stream.pix_fmt = "yuv420p"
+        for k in range(5):
+            for stream, size in zip(streams, sizes, strict=True):
+                frame = av.VideoFrame.from_ndarray(moving_video(5, *size)[k], "rgb24")
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    assert read_video(path).shape in ((5, 32, 32, 3), (5, 48, 64, 3))
+
+
+def test_a_size_that_changes_is_made_that_of_the_first_frame(tmp_path):
+    parts = []
+    for name, size in (("a.ts", (64, 64)), ("b.ts", (96, 128))):
+        file = tmp_path / name
+        write_video(file, moving_video(6, *size), 25, "mpeg2video", "yuv420p")
+        parts.append(file.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    found = read_video(path)
+    assert found.shape[1:] == (64, 64, 3)
+    assert len(found) > 6
+
+
+def test_a_video_of_one_pixel_is_read(tmp_path):
+    frames = moving_video(3, 1, 1)
+    path = write_video(tmp_path / "one.mov", frames)
+    assert (read_video(path) == frames).all()
+    assert read_video(path, size=5).shape == (3, 5, 5, 3)
 
 
 def test_without_pyav_the_extra_is_named(path, monkeypatch):

@@ -4,11 +4,16 @@ What this needs beyond Keras and NumPy comes with two extras, `keras-vivit[video
 `keras-vivit[volume]`, and is imported when it is first used.
 """
 
+from keras_vivit.data.folder import VideoFolder
 from keras_vivit.data.sampling import sample_clips, three_crops
 from keras_vivit.data.video import read_video, video_info
+from keras_vivit.data.views import predict_over_time, predict_views
 from keras_vivit.data.volume import read_volume, volume_info
 
 __all__ = [
+    "VideoFolder",
+    "predict_over_time",
+    "predict_views",
     "read_video",
     "read_volume",
     "sample_clips",

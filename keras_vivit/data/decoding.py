@@ -4,6 +4,7 @@
 may hang or kill. So that they start fast, it imports neither Keras nor this package.
 """
 
+import contextlib
 import importlib
 import json
 import re
@@ -15,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What FFmpeg takes text for, and lists of other files.
+NO_VIDEOS = ("adf", "bin", "concat", "dash", "hls", "idf", "sdp", "tty", "xbin")
 # A playlist must not open other files or hosts, a name must not count as a pattern.
 OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
 
@@ -108,6 +111,8 @@ def open_container(path):
 def find_stream(container, path):
     """Returns the video stream that a player would show."""
     av = importlib.import_module("av")
+    if container.format.name in NO_VIDEOS:
+        raise UnreadableError(path, f"its format, {container.format.name}, is no video")
     cover = av.stream.Disposition.attached_pic
     videos = [s for s in container.streams.video if not int(s.disposition) & int(cover)]
     if not videos:
@@ -124,9 +129,11 @@ def find_stream(container, path):
 
 def count_packets(path):
     """Counts frames without decoding them, which is right for most files."""
-    with open_container(path) as container:
-        stream = find_stream(container, path)
-        return sum(packet.size > 0 for packet in container.demux(stream))
+    count = 0
+    with contextlib.suppress(Exception), open_container(path) as container:
+        for packet in container.demux(find_stream(container, path)):
+            count += packet.size > 0
+    return count
 
 
 def _words(error):
@@ -182,13 +189,13 @@ def survey(path, on_frame=lambda: None):
 def main():
     """Reads paths, a JSON string each line, and prints a JSON object for each.
 
-    While a file is decoded, `null` shows that there are new frames, once a second.
+    While a file is decoded, `null` shows that there are new frames.
     """
     beat = 0.0
 
     def on_frame():
         nonlocal beat
-        if time.monotonic() - beat > 1:
+        if time.monotonic() - beat > 0.1:
             beat = time.monotonic()
             print("null", flush=True)
 

@@ -85,8 +85,8 @@ def read_video(path, indices=None, size=None, crop=None):
         ImportError: If PyAV is not installed.
 
     Example:
-    >>> video = keras_vivit.data.read_video("dance.mp4", range(0, 32, 2), size=256)
-    ... # doctest: +SKIP
+    >>> keras_vivit.data.read_video("dance.mp4", size=256).shape  # doctest: +SKIP
+    (300, 256, 340, 3)
     """
     optional_package("av", EXTRA)
     return read_frames(path, check_indices(indices), check_size(size), check_crop(crop))

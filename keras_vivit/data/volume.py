@@ -88,12 +88,11 @@ def read_volume(
         ImportError: If nibabel or pydicom is needed and not installed.
 
     Example:
-    >>> ct = keras_vivit.data.read_volume(
-    ...     "scan.nii.gz", shape=(64, 64, 64), window=(-160, 240))
-    ... # doctest: +SKIP
+    >>> keras_vivit.data.read_volume("scan.nii.gz", spacing=2).shape  # doctest: +SKIP
+    (170, 170, 120, 1)
     """
     shape, spacing = _check_size(shape, spacing)
-    window, orientation = _check_window(window), _check_orientation(orientation)
+    window, orientation = check_window(window), check_orientation(orientation)
     stored = _open(path, series)
     volume = stored.read(index)
     distances = (stored.spacing or ())[:3]
@@ -192,7 +191,7 @@ def _check_size(shape, spacing):
     return shape, spacing
 
 
-def _check_window(window):
+def check_window(window):
     if window is None:
         return None
     if not isinstance(window, list | tuple) or len(window) != 2:
@@ -207,7 +206,7 @@ def _check_window(window):
     return low, high
 
 
-def _check_orientation(orientation):
+def check_orientation(orientation):
     pairs = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     letters = list(orientation) if isinstance(orientation, str) else []
     if sorted(pairs.get(letter, -1) for letter in letters) != [0, 1, 2]:
