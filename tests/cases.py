@@ -66,6 +66,7 @@ MODEL = {
     "seed": 7,
 }
 VIDEO = (3, 4, 6, 8, 2)
+COLORED = (3, 4, 6, 8, 3)
 LABELLED = {"videos": VIDEO, "labels": (3, 3)}
 MASKED = {"videos": VIDEO, "frame_mask": (3, 4), "segmentation_masks": VIDEO}
 WRONG_MODEL = (
@@ -312,6 +313,40 @@ CASES = [
         wrong=(
             ({"tubelet_size": 2}, None, "`tubelet_size` must be 3 positive.*=2"),
             ({"rate": 1}, None, "`rate` must lie in.*rate=1"),
+        ),
+    ),
+    Case(
+        augmentation.RandomColorJitter,
+        {
+            "brightness": 0.2,
+            "contrast": 0.3,
+            "saturation": 0.4,
+            "hue": 0.1,
+            "value_range": (-4, 4),
+            "seed": 7,
+        },
+        COLORED,
+        COLORED,
+        wrong=(
+            ({"brightness": 1}, None, "`brightness` must lie in.*=1"),
+            ({"contrast": -0.1}, None, "`contrast` must lie in.*=-0.1"),
+            ({"saturation": 2}, None, "`saturation` must lie in.*=2"),
+            ({"hue": 0.6}, None, "`hue` must lie in.*=0.6"),
+            ({"value_range": (1, 0)}, None, r"`value_range` must be.*\(1, 0\)"),
+            ({}, VIDEO, "must have three channels.*channels=2"),
+        ),
+    ),
+    Case(
+        augmentation.RandAugment,
+        {"num_ops": 4, "magnitude": 0.5, "value_range": (-4, 4), "seed": 7},
+        COLORED,
+        COLORED,
+        wrong=(
+            ({"num_ops": 0}, None, "`num_ops` must be a positive integer.*=0"),
+            ({"magnitude": 9}, None, "`magnitude` must lie in.*=9"),
+            ({"operations": ()}, None, r"`operations` must be some.*\(\)"),
+            ({"operations": ("Rotate",)}, None, "must be some of.*'Rotate'"),
+            ({"value_range": (1, 1)}, None, r"`value_range` must be.*\(1, 1\)"),
         ),
     ),
     Case(

@@ -16,8 +16,18 @@ from keras_vivit import augmentation
 AUGMENTATIONS = {
     augmentation.CutMix: {},
     augmentation.MixUp: {},
+    augmentation.RandAugment: {
+        "num_ops": 3,
+        "magnitude": 0.8,
+        "value_range": (-4, 4),
+    },
     augmentation.RandomAffine: {"rotation": 20, "scale": 0.2, "shift": 0.2},
     augmentation.RandomClip: {"num_frames": 2, "rate": (0.5, 2.0)},
+    augmentation.RandomColorJitter: {
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "value_range": (-4, 4),
+    },
     augmentation.RandomErasing: {"tubelet_size": (2, 2, 2), "rate": 0.3},
     augmentation.RandomFlip: {},
     augmentation.RandomIntensity: {

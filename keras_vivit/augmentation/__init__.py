@@ -15,17 +15,21 @@ in `tf.data` on every backend; inside a model `fit` augments, and `predict` and
 `evaluate` do not. Pixels and soft labels are float32 whatever the dtype policy.
 """
 
+from keras_vivit.augmentation.color import RandomColorJitter
 from keras_vivit.augmentation.flips import RandomFlip
 from keras_vivit.augmentation.geometry import RandomAffine
 from keras_vivit.augmentation.intensity import RandomErasing, RandomIntensity
 from keras_vivit.augmentation.mixing import CutMix, MixUp
+from keras_vivit.augmentation.policy import RandAugment
 from keras_vivit.augmentation.sampling import RandomClip, RandomResizedCrop
 
 __all__ = [
     "CutMix",
     "MixUp",
+    "RandAugment",
     "RandomAffine",
     "RandomClip",
+    "RandomColorJitter",
     "RandomErasing",
     "RandomFlip",
     "RandomIntensity",
