@@ -9,7 +9,7 @@ from keras_vivit.blocks import (
     FactorizedSelfAttentionBlock,
     ViViTEncoderBlock,
 )
-from keras_vivit.checkpoints import save_to_transformers
+from keras_vivit.checkpoints import save_to_transformers, upload_preset
 from keras_vivit.classifier import ViViTClassifier
 from keras_vivit.distribution import layout_map
 from keras_vivit.dropout import DropPath
@@ -35,4 +35,5 @@ __all__ = [
     "layout_map",
     "resize_position_table",
     "save_to_transformers",
+    "upload_preset",
 ]

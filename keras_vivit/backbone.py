@@ -92,6 +92,8 @@ class ViViTBackbone(keras.Model):
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691)
     """
 
+    sampling: dict[str, Any] | None = None
+
     def __init__(
         self,
         video_shape: Shape,
@@ -367,6 +369,12 @@ class ViViTBackbone(keras.Model):
         return checkpoints.load_image_model(
             cls, source, video_shape, tubelet_size, tubelet_init, **overrides
         )
+
+    def save_to_preset(
+        self, directory: Any, sampling: dict[str, Any] | None = None
+    ) -> None:
+        """Writes the backbone into a folder, see `ViViTClassifier.save_to_preset`."""
+        checkpoints.save_to_preset(self, directory, sampling)
 
     def enable_lora(
         self,

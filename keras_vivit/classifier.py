@@ -69,6 +69,8 @@ class ViViTClassifier(keras.Model):
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691)
     """
 
+    sampling: dict[str, Any] | None = None
+
     def __init__(
         self,
         video_shape: Shape,
@@ -253,6 +255,28 @@ class ViViTClassifier(keras.Model):
         if config is None:
             return checkpoints.load(cls, source, True, source_video_shape, **overrides)
         return cls(**presets.override(config, overrides))
+
+    def save_to_preset(
+        self, directory: Any, sampling: dict[str, Any] | None = None
+    ) -> None:
+        """Writes the model into a folder that `from_preset` loads.
+
+        The files have KerasHub's names: `config.json` and `model.weights.h5` hold the
+        whole model without its optimizer, `metadata.json` versions, parameters and
+        `sampling`; `README.md` is a model card to fill in. Low-rank adapters are
+        merged. The folder appears whole or not at all.
+
+        Args:
+            directory: Folder: new, empty, or one of an earlier call.
+            sampling: Optional dictionary, what a predictor must know of the videos, for
+                example `{"stride": 2, "fps": 30}`. It is `model.sampling` after
+                `from_preset`.
+
+        Raises:
+            ValueError: If the folder holds something else, or an activation is a
+                function of one's own.
+        """
+        checkpoints.save_to_preset(self, directory, sampling)
 
     def enable_lora(
         self,

@@ -15,7 +15,13 @@ _SIZES = {
 }
 
 # Arguments of the classifier that the backbone does not have.
-HEAD_ARGUMENTS = ("num_classes", "class_names", "head_norm_epsilon")
+HEAD_ARGUMENTS = (
+    "num_classes",
+    "classifier_activation",
+    "class_names",
+    "head_norm_epsilon",
+    "backbone_name",
+)
 
 _POOLING = {
     "spatio_temporal": "token",

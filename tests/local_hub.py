@@ -1,5 +1,6 @@
 """A Hugging Face Hub on this machine, for tests of downloads."""
 
+import base64
 import http.server
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 
 
 class Hub(http.server.SimpleHTTPRequestHandler):
-    """The part of the Hugging Face Hub that downloads need, for files in a folder."""
+    """The part of the Hugging Face Hub that models need, for files in a folder."""
 
     def do_GET(self):
         match = re.match("/api/models/(.*?)/(tree|revision)/", self.path)
@@ -29,6 +30,37 @@ class Hub(http.server.SimpleHTTPRequestHandler):
                 "siblings": [{"rfilename": file.name} for file in files],
             },
         }[match[2]]
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        match = re.match("/api/models/(.*)/(preupload|commit)/", self.path)
+        folder, answer = Path(self.directory), {}
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / "asked.json").write_text(json.dumps(asked))
+            answer = {"url": f"http://127.0.0.1/{name}"}
+        elif match and match[2] == "preupload":
+            files = json.loads(body)["files"]
+            modes = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in files
+            ]
+            answer = {"files": modes}
+        elif match and match[2] == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    (folder / match[1] / line["value"]["path"]).write_bytes(content)
+            url = f"http://127.0.0.1/{match[1]}/commit/{'1' * 40}"
+            answer = {"commitUrl": url, "commitOid": "1" * 40}
+        with open(folder / "requests.txt", "a") as log:
+            log.write(f"{self.path}\n")
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()

@@ -20,15 +20,18 @@ import numpy as np
 from keras_vivit import presets, validation
 from keras_vivit.blocks import FactorizedSelfAttentionBlock
 from keras_vivit.checkpoints import (
+    architecture,
     hub,
     keras_hub,
     names,
     pixels,
+    preset_folder,
     scenic,
     transformers,
     tubelet_kernels,
     videomae,
 )
+from keras_vivit.checkpoints.hub import upload_preset
 from keras_vivit.checkpoints.names import (
     ATTENTION,
     BIAS,
@@ -41,12 +44,21 @@ from keras_vivit.checkpoints.names import (
     TABLE,
 )
 from keras_vivit.checkpoints.optimizers import other_grids
+from keras_vivit.checkpoints.preset_folder import save as save_to_preset
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, Tensors, open_npz
 from keras_vivit.checkpoints.transformers import save_to_transformers
 from keras_vivit.positions import sequence_table
 from keras_vivit.types import Shape
 
-__all__ = ["load", "load_image_model", "other_grids", "read", "save_to_transformers"]
+__all__ = [
+    "load",
+    "load_image_model",
+    "other_grids",
+    "read",
+    "save_to_preset",
+    "save_to_transformers",
+    "upload_preset",
+]
 
 Arguments = dict[str, Any]
 
@@ -67,9 +79,9 @@ def read(source: Any, num_heads: int | None = None) -> Checkpoint:
     if source in presets.PRESETS:
         preset = presets.PRESETS[source]
         return Checkpoint(open_npz(preset["weights"]), preset["config"])
-    if str(source).startswith("hf://"):
-        return transformers.read(hub.download(source), num_heads)
-    path = Path(source).expanduser()
+    path = _path_of(source)
+    if preset_folder.is_one(path):
+        return preset_folder.read(path)
     if path.is_dir():
         return transformers.read(path, num_heads)
     if path.is_file():
@@ -77,10 +89,16 @@ def read(source: Any, num_heads: int | None = None) -> Checkpoint:
             return videomae.read(path, num_heads)
         return scenic.read(path)
     raise ValueError(
-        "`source` must be the name of a preset (see `presets()`), a folder in the "
-        "`transformers` format, 'hf://owner/name', or a checkpoint file of Scenic or "
-        f"VideoMAE. Received: source={str(source)!r}"
+        "`source` must be the name of a preset (see `presets()`), a folder of "
+        "`save_to_preset` or in the `transformers` format, 'hf://owner/name', or a "
+        f"checkpoint file of Scenic or VideoMAE. Received: source={str(source)!r}"
     )
+
+
+def _path_of(source: Any) -> Path:
+    if str(source).startswith("hf://"):
+        return hub.download(str(source))
+    return Path(source).expanduser()
 
 
 def load(
@@ -94,6 +112,16 @@ def load(
 
     `head` says whether `model_class` has one.
     """
+    saved = None
+    if source not in presets.PRESETS and not isinstance(source, keras.Model):
+        source = _path_of(source)
+        saved = source if preset_folder.is_one(source) else None
+    if saved and not overrides and source_video_shape is None:
+        model = preset_folder.load(saved)
+        part = model if head else getattr(model, "backbone", model)
+        if type(part) is model_class:
+            part.sampling = model.sampling
+            return part
     checkpoint, settings = _open(source, overrides)
     tensors = checkpoint.tensors
     if head and f"{HEAD}/kernel" not in tensors and checkpoint.new_head:
@@ -120,6 +148,8 @@ def load(
     with initial_values() as values:
         model = model_class(**arguments)
         values += names.match(names.layers_of(model), tensors, grid, new)
+    if saved:
+        model.sampling = preset_folder.sampling_of(saved)
     return model
 
 
@@ -211,15 +241,21 @@ def _open(source: Any, overrides: Arguments) -> tuple[Checkpoint, Arguments]:
     """Returns a checkpoint, and all constructor arguments that it tells."""
     checkpoint = read(source, overrides.get("num_heads"))
     settings = {"rescaling": pixels.RESCALING, **checkpoint.settings}
-    architecture = names.architecture(checkpoint.tensors, {**settings, **overrides})
-    return checkpoint, {**architecture, **settings}
+    known = {**settings, **overrides}
+    arguments = architecture.arguments_of(checkpoint.tensors, known)
+    return checkpoint, {**arguments, **settings}
 
 
 def _grid(settings: Arguments, video_shape: Shape | None) -> Shape | None:
     """The grid of a checkpoint's position table; None: that of the new model."""
-    if video_shape is None:
+    if video_shape is None or None in video_shape:
         return None
-    return names.grid_of(video_shape, settings["tubelet_size"], settings.get("strides"))
+    return names.grid_of(
+        video_shape,
+        settings["tubelet_size"],
+        settings.get("strides"),
+        settings.get("padding", "valid"),
+    )
 
 
 def _with_table(tensors: Tensors, settings: Arguments, video_shape: Shape) -> Tensors:

@@ -20,7 +20,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -41,7 +41,8 @@ Stretch: TypeAlias = Callable[[np.ndarray, int], np.ndarray]
 KERNEL, BIAS = "embedding/kernel", "embedding/bias"
 HEAD, HEAD_NORM = "output_projection", "head_norm"
 FINAL_NORM = "Transformer/encoder_norm"
-TABLE = "Transformer/posembed_input/pos_embedding"
+TABLE_NAME = "posembed_input/pos_embedding"
+TABLE = f"Transformer/{TABLE_NAME}"
 # Prefix of our layers: Scenic's encoder, and its class token.
 ENCODERS = {
     "encoder": ("Transformer", "cls"),
@@ -138,7 +139,7 @@ def places(
     for layer in layers:
         encoder, _, role = layer.name.partition("_")
         transformer, token = ENCODERS.get(encoder, ("", ""))
-        table = f"{transformer}/posembed_input/pos_embedding"
+        table = f"{transformer}/{TABLE_NAME}"
         for weight in layer.weights:
             path = weight.path.removeprefix(f"{layer.path}/")
             shape = tuple(weight.shape)
@@ -153,6 +154,9 @@ def places(
                 yield weight, f"{HEAD_NORM}/{_weight_name(path)}", _all
             elif not transformer:
                 raise ValueError(f"{weight.path} must have a name in checkpoints.")
+            elif role == "position" and path != "table":  # Of factorized positions.
+                resize = functools.partial(resize_position_table, grid=shape[:-1])
+                yield weight, f"{transformer}/posembed_input/{path}", resize
             elif role == "position":
                 yield weight, table, functools.partial(_rows, grid=grid, own=shape[:-1])
             elif role == "class_token" and path == "token":
@@ -180,7 +184,7 @@ def layers_of(model: keras.Model) -> Layers:
 
 
 def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """Returns the arrays of a model of variant 1, under Scenic's names and shapes.
+    """Returns the arrays of a model, under Scenic's names and in its shapes.
 
     Low-rank adapters are merged into the kernels.
     """
@@ -191,22 +195,32 @@ def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
         for weight in layer.weights
         if weight.name == "kernel"
     }
-    tensors, rows = {}, {}
+    parts: dict[str, list[np.ndarray]] = {}
     for weight, name, _ in places(layers_of(model)):
         if weight.name.startswith("lora_"):
             continue
         value = keras.ops.convert_to_numpy(
             keras.ops.cast(merged.get(weight.path, weight), "float32")
         )
-        if name == TABLE:
-            rows[weight.name] = value.reshape(-1, value.shape[-1])
-            continue
-        tensors[name] = value[None, None] if name == "cls" else value
-    # The class token's row, if there is one, comes first.
-    table = np.concatenate(
-        [rows[name] for name in ("position", "table") if name in rows]
-    )
-    return {**tensors, TABLE: table[None]}
+        if name.endswith(TABLE_NAME):
+            value = value.reshape(-1, value.shape[-1])
+        # The class token's row of the table comes first.
+        first = weight.name == "position"
+        values = parts.setdefault(name, [])
+        values.insert(0 if first else len(values), value)
+    tensors = {}
+    for name, values in parts.items():
+        axis = -1 if name.startswith(HEAD) else 0  # Heads share a layer.
+        value = np.concatenate(values, axis)
+        is_token = name in {token for _, token in ENCODERS.values()}
+        tensors[name] = (
+            value[None, None]
+            if is_token
+            else value[None]
+            if name.endswith(TABLE_NAME)
+            else value
+        )
+    return tensors
 
 
 def tubelet_of(kernel_shape: Shape) -> Shape:
@@ -215,70 +229,17 @@ def tubelet_of(kernel_shape: Shape) -> Shape:
 
 
 def grid_of(
-    video_shape: Shape, tubelet_size: Shape, strides: Shape | None = None
+    video_shape: Shape,
+    tubelet_size: Shape,
+    strides: Shape | None = None,
+    padding: str = "valid",
 ) -> Shape:
     """Returns the `(t, h, w)` of tubelets inside the video, by default side by side."""
     steps = strides or tubelet_size
     sizes = zip(video_shape, tubelet_size, steps, strict=False)
+    if padding == "same":
+        return tuple(math.ceil(n / step) for n, _, step in sizes)
     return tuple((n - p) // step + 1 for n, p, step in sizes)
-
-
-def architecture(tensors: Tensors, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the constructor arguments that a checkpoint's tensors tell.
-
-    Raises:
-        ValueError: If they leave a choice that `settings` does not make.
-    """
-
-    def shape(name: str) -> Shape:
-        if name not in tensors:
-            raise ValueError(
-                f"The checkpoint must hold the tensor {name}, as ViViT's do. "
-                f"Received: {', '.join(sorted(tensors)[:5])}, ..."
-            )
-        return tensors[name].shape
-
-    def depth(encoder: str) -> int:
-        blocks = map(re.compile(rf"{encoder}/encoderblock_(\d+)/").match, tensors)
-        return len({block[1] for block in blocks if block})
-
-    kernel = shape(KERNEL)
-    arguments = {
-        "tubelet_size": tubelet_of(kernel),
-        "embed_dim": kernel[-1],
-        "variant": "spatio_temporal",
-        "pooling": "mean",
-    }
-    encoder, layers = "Transformer", BLOCK
-    if depth("SpatialTransformer"):
-        encoder = "SpatialTransformer"
-        arguments["variant"] = "factorized_encoder"
-        arguments["num_temporal_layers"] = depth("TemporalTransformer")
-    elif any("/LayerNorm_space/" in name for name in tensors):
-        layers = FACTORIZED_BLOCK
-        arguments["variant"] = "factorized_self_attention"
-        _require("attention_order", settings)
-    elif "cls" not in tensors:
-        # Variant 1 with mean pooling has the tensors of variant 4.
-        arguments["variant"] = _require("variant", settings)
-    if {"cls", "cls_SpatialTransformer"} & set(tensors):
-        arguments["pooling"] = "token"
-    block = f"{encoder}/encoderblock_0"
-    attention = layers.get("attention") or layers["space_attention"]
-    arguments["num_heads"] = shape(f"{block}/{attention}/query/kernel")[1]
-    arguments["mlp_dim"] = shape(f"{block}/{layers['mlp']}/Dense_0/kernel")[1]
-    arguments["num_layers"] = depth(encoder)
-    if f"{HEAD}/kernel" in tensors:
-        arguments["num_classes"] = shape(f"{HEAD}/kernel")[1]
-    return arguments
-
-
-def _require(argument: str, settings: dict[str, Any]) -> Any:
-    if argument not in settings:
-        raise ValueError(
-            f"`{argument}` must be given: the checkpoint does not tell it."
-        )
-    return settings[argument]
 
 
 def _list(pairs: Iterable[tuple[str, Shape]]) -> str:

@@ -101,7 +101,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
 def _check_grid(tensors: Tensors, video_shape: Shape, folder: Path) -> None:
     """Refuses absurd sizes in config.json before a model is built from them."""
     if KERNEL not in tensors:
-        return  # `names.architecture` reports it.
+        return  # `architecture.arguments_of` reports it.
     tubelet_size = names.tubelet_of(tensors[KERNEL].shape)
     tokens = math.prod(names.grid_of(video_shape, tubelet_size))
     rows = tensors[TABLE].shape[1] if TABLE in tensors else tokens
