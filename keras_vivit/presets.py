@@ -4,6 +4,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from keras_vivit.blocks import VARIANTS
+
 # Table 8 of the ViT paper and section 4.1 of ViViT. Ti and S were never published
 # for ViViT: they are this library's own.
 _SIZES = {
@@ -23,13 +25,6 @@ HEAD_ARGUMENTS = (
     "backbone_name",
 )
 
-_POOLING = {
-    "spatio_temporal": "token",
-    "factorized_encoder": "token",
-    "factorized_self_attention": "mean",
-    "factorized_dot_product": "mean",
-}
-
 PRESETS: dict[str, dict[str, Any]] = {
     f"vivit_{size}_{variant}": {
         "about": f"{title}, {variant.replace('_', ' ')}, 32x224x224x3, 400 classes",
@@ -42,13 +37,13 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_layers": num_layers,
             "num_heads": num_heads,
             "mlp_dim": mlp_dim,
-            "pooling": pooling,
+            "pooling": "token" if facts.has_class_token else "mean",
         },
     }
     for size, (title, tubelet_size, embed_dim, num_layers, num_heads, mlp_dim) in (
         _SIZES.items()
     )
-    for variant, pooling in _POOLING.items()
+    for variant, facts in VARIANTS.items()
     # The paper has H/14x2 in variant 1 alone; variant 4 halves the heads, Ti has three.
     if (size != "h14x2" or variant == "spatio_temporal")
     and (num_heads % 2 == 0 or variant != "factorized_dot_product")
