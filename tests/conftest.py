@@ -80,3 +80,12 @@ def fresh_state():
     """Layer names, the global precision and random numbers start anew."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(params=["fast", "plain"])
+def way(request):
+    """The test runs with the fast paths, and without them."""
+    if request.param == "plain":
+        keras_vivit.config.disable_fast_paths()
+    yield request.param
+    keras_vivit.config.enable_fast_paths()

@@ -63,6 +63,7 @@ def compute(name):
     return np.stack([before, model.predict_on_batch(inputs)])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", CASES)
 def test_backend_gives_the_golden_outputs(name):
     with np.load(FILE) as golden:

@@ -7,7 +7,7 @@ from helpers import flat, normal, only, randomize, small_classifier
 from keras import ops
 
 import keras_vivit as kv
-from keras_vivit import config, fast
+from keras_vivit import fast
 from keras_vivit.backbone import VARIANTS
 from keras_vivit.normalization import LayerNormalization
 
@@ -17,14 +17,6 @@ BLOCKS = (
     kv.FactorizedDotProductBlock,
 )
 each_block = pytest.mark.parametrize("block_class", BLOCKS)
-
-
-@pytest.fixture(params=["fast", "plain"])
-def way(request):
-    if request.param == "plain":
-        config.disable_fast_paths()
-    yield request.param
-    config.enable_fast_paths()
 
 
 def built(block_class):

@@ -44,6 +44,7 @@ def load(tmp_path, **environment):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_cache_does_without_a_connection(hub, tmp_path):  # noqa: F811
     shutil.copytree(FOLDER, hub / "owner" / "name")
     model = kv.ViViTClassifier.from_preset(FOLDER, classifier_activation=None)
@@ -55,6 +56,7 @@ def test_the_cache_does_without_a_connection(hub, tmp_path):  # noqa: F811
         assert result["seconds"] < 15, "the request was retried"
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_connection_is_what_fails(tmp_path):
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     with pytest.raises(RuntimeError, match="offline mode is enabled"):

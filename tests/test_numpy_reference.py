@@ -124,6 +124,7 @@ def check_model(settings, masked):
     assert_close(logits, reference.classify(params, video, **arguments))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("settings", MODELS, ids=model_id)
 def test_each_variant_is_the_papers(settings, masked):
@@ -148,6 +149,7 @@ def build_block(block_class, variant, shape, **kwargs):
     return block, params
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("shape", [(3, 30, 24), (3, 3, 10, 24), (3, *GRID, 24)])
 def test_encoder_block_on_any_rank(shape, masked):
@@ -185,6 +187,7 @@ FACTORIZED_BLOCKS = [
 ]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("grid", [GRID, (3, 10)])
 @pytest.mark.parametrize(("block_class", "variant", "options"), FACTORIZED_BLOCKS)

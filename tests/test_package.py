@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import inspect
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -44,7 +45,10 @@ def import_afresh(package, *path):
     """What one import adds to `import keras`, measured in a process of its own."""
     script = IMPORT.format(package=package, path=[str(folder) for folder in path])
     command = [sys.executable, "-P", "-c", script]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Compiled, as pip leaves a package; the first run of several does it here.
+    unset = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
+    env = {k: v for k, v in os.environ.items() if k not in unset}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return json.loads(run.stdout.splitlines()[-1])
 
 

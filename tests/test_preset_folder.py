@@ -90,6 +90,7 @@ def test_backbone_comes_back_and_gets_a_head(name, tmp_path):
         kv.ViViTClassifier.from_preset(tmp_path / "model")
 
 
+@pytest.mark.slow
 @quiet
 @pytest.mark.parametrize("lora", [False, True])
 def test_quantized_models_and_adapters_come_back(lora, tmp_path):
@@ -164,6 +165,7 @@ def test_other_classes_give_a_new_head(folder):
     np.testing.assert_array_equal(np.concatenate(columns, -1), expected)
 
 
+@pytest.mark.slow
 @quiet
 def test_quantized_models_take_other_arguments(tmp_path):
     model = make()
@@ -345,6 +347,7 @@ with np.load(sys.argv[2]) as file:
 """
 
 
+@pytest.mark.slow
 def test_models_go_to_the_hub_and_come_back(hub, tmp_path):  # noqa: F811
     model = make()
     model.save_to_preset(tmp_path / "model", sampling={"fps": 30})

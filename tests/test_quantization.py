@@ -13,6 +13,7 @@ import keras_vivit as kv
 from keras_vivit import config
 from keras_vivit.backbone import VARIANTS
 
+pytestmark = pytest.mark.slow
 VIDEOS = normal(4, *SMALL_VIDEO)
 
 # Keras warns for each layer that has nothing to quantize.

@@ -14,10 +14,21 @@ import keras_vivit
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")]
+SLOW = [ROOT / "docs" / "precision.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[pytest.mark.slow] * (page in SLOW),
+        )
+        for page in PAGES
+    ],
+)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     text = page.read_text()
     assert set(re.findall(r"^ *```(py.*)$", text, re.MULTILINE)) <= {"python"}

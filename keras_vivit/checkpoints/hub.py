@@ -68,8 +68,11 @@ def upload_preset(
         ImportError: If huggingface-hub is not installed.
 
     Example:
-    >>> model.save_to_preset("my_model")
-    >>> keras_vivit.upload_preset("hf://me/my_model", "my_model")
+
+    ```
+    model.save_to_preset("my_model")
+    keras_vivit.upload_preset("hf://me/my_model", "my_model")
+    ```
     """
     name, in_uri = _parse(uri)
     if "@" in uri:

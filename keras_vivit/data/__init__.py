@@ -4,11 +4,15 @@ What this needs beyond Keras and NumPy comes with two extras, `keras-vivit[video
 `keras-vivit[volume]`, and is imported when it is first used.
 """
 
-from keras_vivit.data.folder import VideoFolder
-from keras_vivit.data.sampling import sample_clips, three_crops
-from keras_vivit.data.video import read_video, video_info
-from keras_vivit.data.views import predict_over_time, predict_views
-from keras_vivit.data.volume import read_volume, volume_info
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_vivit.data.folder import VideoFolder
+    from keras_vivit.data.sampling import sample_clips, three_crops
+    from keras_vivit.data.video import read_video, video_info
+    from keras_vivit.data.views import predict_over_time, predict_views
+    from keras_vivit.data.volume import read_volume, volume_info
 
 __all__ = [
     "VideoFolder",
@@ -21,3 +25,28 @@ __all__ = [
     "video_info",
     "volume_info",
 ]
+
+# Imported at first use: most users of the models read no files.
+_MODULES = {
+    "VideoFolder": "folder",
+    "predict_over_time": "views",
+    "predict_views": "views",
+    "read_video": "video",
+    "read_volume": "volume",
+    "sample_clips": "sampling",
+    "three_crops": "sampling",
+    "video_info": "video",
+    "volume_info": "volume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]
