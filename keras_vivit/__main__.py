@@ -5,6 +5,8 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ import keras_vivit
 
 PACKAGES = ("keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch")
 VIDEO_SHAPE = (4, 16, 16, 1)
-SIZES = {
+SIZES: dict[str, Any] = {
     "tubelet_size": (2, 8, 8),
     "embed_dim": 16,
     "num_layers": 1,
@@ -22,7 +24,7 @@ SIZES = {
 }
 
 
-def facts():
+def facts() -> Iterator[tuple[str, str]]:
     yield "keras-vivit", keras_vivit.__version__
     yield "python", platform.python_version()
     yield "platform", platform.platform()
@@ -39,7 +41,7 @@ def facts():
     yield "presets", f"\n{15 * ' '}".join(keras_vivit.ViViTClassifier.presets())
 
 
-def forward_pass():
+def forward_pass() -> float:
     """Returns the seconds that a small model takes for its first prediction."""
     start = time.perf_counter()
     model = keras_vivit.ViViTClassifier(VIDEO_SHAPE, 3, **SIZES)
@@ -50,11 +52,11 @@ def forward_pass():
     return time.perf_counter() - start
 
 
-def show(name, value):
+def show(name: str, value: str) -> None:
     print(f"{name:<14} {value}", flush=True)
 
 
-def main():
+def main() -> int:
     """Prints the report and returns the exit status: 1 if the backend fails."""
     for name, value in facts():
         show(name, value)

@@ -83,7 +83,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def choice(name: str, value: Any, options: Iterable[str]) -> str:
+def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
     if value not in options:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, options))}. "

@@ -1,12 +1,15 @@
 """One sample of a folder: which frames, where they are cut out, and the cache."""
 
+import os
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_vivit.data import video, volume
 from keras_vivit.data.sampling import sample_clips
+from keras_vivit.types import Shape
 
 GREY = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R BT.601
 
@@ -14,7 +17,7 @@ GREY = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R BT.601
 class Layout(NamedTuple):
     """What all clips have in common, see `VideoFolder`."""
 
-    shape: tuple[int, int, int, int]
+    shape: Shape
     stride: int
     rule: str
     target_fps: float | None
@@ -27,22 +30,24 @@ class Layout(NamedTuple):
 class Facts(NamedTuple):
     """A file, and what decoding it once has found."""
 
-    path: object
+    path: str | os.PathLike[str]
     frames: int
     rate: float | None
-    size: tuple[int, int]
+    size: Shape
 
 
 class Cache:
     """Keeps decoded files until the memory for them is used up."""
 
-    def __init__(self, limit):
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.arrays: dict[object, np.ndarray | None] = {}
         self.lock = threading.Lock()
 
-    def get(self, path, size, read):
+    def get(
+        self, path: object, size: int, read: Callable[[], np.ndarray]
+    ) -> np.ndarray | None:
         """Returns what `read()` returns, or `None` if there is no room for it."""
         with self.lock:
             found = self.arrays.get(path)
@@ -54,11 +59,20 @@ class Cache:
         return self.arrays[path]
 
 
-def sample_frames(facts, layout, rng=None, num_clips=1):
+def sample_frames(
+    facts: Facts,
+    layout: Layout,
+    rng: np.random.Generator | None = None,
+    num_clips: int = 1,
+) -> np.ndarray:
     """Returns the indices of the frames of clips, `(num_clips, frames)`."""
     length, target = facts.frames, layout.target_fps
-    rate = facts.rate or target
-    options = {"rule": layout.rule, "training": layout.training, "seed": rng}
+    rate: Any = facts.rate or target
+    options: dict[str, Any] = {
+        "rule": layout.rule,
+        "training": layout.training,
+        "seed": rng,
+    }
     if layout.rule == "slowfast" and rate:
         options |= {"fps": rate, "target_fps": target or 30}
     elif target:
@@ -69,22 +83,24 @@ def sample_frames(facts, layout, rng=None, num_clips=1):
     return at_rate(frames, rate, target, facts.frames)
 
 
-def at_rate(frames, rate, target, length):
+def at_rate(
+    frames: np.ndarray, rate: float, target: float, length: float
+) -> np.ndarray:
     """Returns the frames that a video shows in the middle of those of another rate."""
     return np.minimum(((frames + 0.5) * rate / target).astype("int64"), length - 1)
 
 
-def resized(facts, layout):
+def resized(facts: Facts, layout: Layout) -> Shape:
     """Returns the height and width to which a video's frames are resized."""
     _, height, width, _ = layout.shape
     if layout.resize == "stretch":
         return height, width
-    if layout.resize != "crop":
+    if isinstance(layout.resize, int):
         return video.resized(facts.size, layout.resize)
     return covering(facts.size, (height, width))
 
 
-def covering(size, wanted):
+def covering(size: Shape, wanted: Shape) -> Shape:
     """Returns the smallest size of the same shape that covers another one."""
     scale = max(new / old for new, old in zip(wanted, size, strict=True))
     return tuple(
@@ -92,7 +108,7 @@ def covering(size, wanted):
     )
 
 
-def check_size(facts, layout):
+def check_size(facts: Facts, layout: Layout) -> list[int]:
     """Returns by how much resized frames exceed the crop, along height and width."""
     size = resized(facts, layout)
     spaces = [size[axis] - layout.shape[1 + axis] for axis in (0, 1)]
@@ -104,7 +120,9 @@ def check_size(facts, layout):
     return spaces
 
 
-def read_clip(facts, layout, cache, rng):
+def read_clip(
+    facts: Facts, layout: Layout, cache: Cache, rng: np.random.Generator
+) -> np.ndarray:
     """Reads one clip, uint8, with the wanted number of channels."""
     size, spaces = resized(facts, layout), check_size(facts, layout)
     indices = sample_frames(facts, layout, rng)[0].tolist()
@@ -113,7 +131,7 @@ def read_clip(facts, layout, cache, rng):
     else:
         top, left = (space // 2 for space in spaces)
 
-    def read(frames=None):
+    def read(frames: list[int] | None = None) -> np.ndarray:
         return video.read_frames(facts.path, frames, size, threads=1)
 
     whole = cache.get(facts.path, facts.frames * size[0] * size[1] * 3, read)
@@ -122,11 +140,11 @@ def read_clip(facts, layout, cache, rng):
     return with_channels(frames[:, top : top + height, left : left + width], channels)
 
 
-def read_scan(path, layout, cache):
+def read_scan(path: str | os.PathLike[str], layout: Layout, cache: Cache) -> np.ndarray:
     """Reads a volume at the wanted size."""
     shape, channels = layout.shape[:3], layout.shape[3]
 
-    def read():
+    def read() -> np.ndarray:
         found = volume.read_volume(
             path, shape, window=layout.window, orientation=layout.orientation
         )
@@ -137,7 +155,7 @@ def read_scan(path, layout, cache):
     return read() if found is None else found
 
 
-def with_channels(array, channels):
+def with_channels(array: np.ndarray, channels: int) -> np.ndarray:
     """Makes colours grey, or repeats grey ones."""
     given = array.shape[-1]
     if given == channels:

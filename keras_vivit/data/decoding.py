@@ -7,11 +7,13 @@ may hang or kill. So that they start fast, it imports neither Keras nor this pac
 import contextlib
 import importlib
 import json
+import os
 import re
 import sys
 import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,9 @@ OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
 class UnreadableError(ValueError):
     """A file that cannot be read; `reason` says why."""
 
-    def __init__(self, path, reason, kind="video"):
+    def __init__(
+        self, path: str | os.PathLike[str], reason: str, kind: str = "video"
+    ) -> None:
         super().__init__(
             f"`path` must name a readable {kind}. Received: {path} ({reason})"
         )
@@ -49,7 +53,7 @@ POSES = {
 }
 
 
-def files_of(path):
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
     """Returns the file of a video, or the sorted images of a folder."""
     path = Path(path)
     if path.is_file():
@@ -62,13 +66,15 @@ def files_of(path):
     return sorted(images, key=_natural)
 
 
-def _natural(file):
+def _natural(file: Path) -> list[int | str]:
     """Sorts `frame10` after `frame9`."""
     parts = re.split(r"(\d+)", file.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def decode(path, threads=0):
+def decode(
+    path: str | os.PathLike[str], threads: int = 0
+) -> Generator[tuple[Any, Any], None, None]:
     """Yields pairs of a video's stream and each of its frames, in order of display.
 
     Args:
@@ -87,7 +93,7 @@ def decode(path, threads=0):
         raise UnreadableError(path, "no frame decodes")
 
 
-def _decode_file(path, threads):
+def _decode_file(path: Path, threads: int) -> Iterator[tuple[Any, Any]]:
     count = 0
     try:
         with open_container(path) as container:
@@ -103,12 +109,12 @@ def _decode_file(path, threads):
         raise UnreadableError(path, f"{_words(error)}{place}") from error
 
 
-def open_container(path):
+def open_container(path: str | os.PathLike[str]) -> Any:
     av = importlib.import_module("av")
     return av.open(f"file:{path}", metadata_errors="ignore", options=OPTIONS)
 
 
-def find_stream(container, path):
+def find_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     """Returns the video stream that a player would show."""
     av = importlib.import_module("av")
     if container.format.name in NO_VIDEOS:
@@ -127,7 +133,7 @@ def find_stream(container, path):
     return stream
 
 
-def count_packets(path):
+def count_packets(path: str | os.PathLike[str]) -> int:
     """Counts frames without decoding them, which is right for most files."""
     count = 0
     with contextlib.suppress(Exception), open_container(path) as container:
@@ -136,13 +142,13 @@ def count_packets(path):
     return count
 
 
-def _words(error):
+def _words(error: Exception) -> str:
     """Returns FFmpeg's message without the path, or the error's first line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0]
 
 
-def pose_of(frame):
+def pose_of(frame: Any) -> Pose:
     """Returns the `Pose` that the frame's display matrix asks for."""
     try:
         matrix = bytes(frame.side_data["DISPLAYMATRIX"])
@@ -154,7 +160,7 @@ def pose_of(frame):
     return Pose(False, bool(d < 0), bool(a < 0))
 
 
-def shown_size(frame):
+def shown_size(frame: Any) -> tuple[int, int]:
     """Returns `(height, width)` of a frame that stands upright."""
     size = (frame.height, frame.width)
     return size[::-1] if pose_of(frame).transposed else size
@@ -163,7 +169,9 @@ def shown_size(frame):
 # === The script ===
 
 
-def survey(path, on_frame=lambda: None):
+def survey(
+    path: str | os.PathLike[str], on_frame: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Decodes a whole video, and returns what sampling must know of it.
 
     Returns:
@@ -186,14 +194,14 @@ def survey(path, on_frame=lambda: None):
     return {"frames": frames, "rate": rate, "size": size}
 
 
-def main():
+def main() -> None:
     """Reads paths, a JSON string each line, and prints a JSON object for each.
 
     While a file is decoded, `null` shows that there are new frames.
     """
     beat = 0.0
 
-    def on_frame():
+    def on_frame() -> None:
         nonlocal beat
         if time.monotonic() - beat > 0.1:
             beat = time.monotonic()

@@ -2,6 +2,8 @@
 
 import functools
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,25 +16,26 @@ from keras_vivit.data.volume_formats import (
     reading,
 )
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 # Distances of slices may differ by this share: tables round positions.
 TOLERANCE = 0.1
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def is_dicom(path):
+def is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def open_file(path):
+def open_file(path: Path) -> Stored:
     """Opens one file, with one frame or several, whose axes have no directions."""
     header = read_header(path)
     with reading(path):
         shape, spacing = _shape_of(header), header.get("PixelSpacing")
         spacing = tuple(map(float, spacing)) if spacing else None
 
-    def read(index):
+    def read(index: int | tuple[int, ...] | None) -> np.ndarray:
         if index is not None:
             raise ValueError(
                 f"`index` must be None for a DICOM file. Received: index={index}"
@@ -43,13 +46,13 @@ def open_file(path):
     return Stored(path, shape, spacing, None, read)
 
 
-def read_header(path):
+def read_header(path: Path) -> Any:
     pydicom = optional_package("pydicom", EXTRA)
     with reading(path):
         return pydicom.dcmread(path, stop_before_pixels=True)
 
 
-def _shape_of(header):
+def _shape_of(header: Any) -> Shape:
     """Returns the shape as stored: no frames or channels where there is one."""
     if not header.get("Rows") or not header.get("Columns"):
         raise ValueError("the file holds no image")
@@ -59,7 +62,7 @@ def _shape_of(header):
     return shape[frames == 1 : 4 - (channels == 1)]
 
 
-def read_pixels(path):
+def read_pixels(path: Path) -> np.ndarray:
     """Returns `(frames, rows, columns, channels)`, rescaled, bright is high."""
     pydicom = optional_package("pydicom", EXTRA)
     with reading(path):
@@ -76,7 +79,7 @@ def read_pixels(path):
         return _invert(dataset, pixels) if kind == "MONOCHROME1" else pixels
 
 
-def _rescale(dataset, pixels):
+def _rescale(dataset: Any, pixels: np.ndarray) -> np.ndarray:
     """Applies the rescale slope and intercept, of the file or of its frames."""
     pydicom = optional_package("pydicom", EXTRA)
     shared = dataset.get("SharedFunctionalGroupsSequence")
@@ -94,7 +97,7 @@ def _rescale(dataset, pixels):
     return pixels
 
 
-def _invert(dataset, pixels):
+def _invert(dataset: Any, pixels: np.ndarray) -> np.ndarray:
     """MONOCHROME1 stores white as the lowest value."""
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     ends = np.array([0.0, 2.0**bits - 1]) - signed * 2.0 ** (bits - 1)
@@ -104,7 +107,7 @@ def _invert(dataset, pixels):
 # === Series ===
 
 
-def open_series(folder, series):
+def open_series(folder: Path, series: str | None) -> Stored:
     """Opens a series of slices, whose axes are slices, rows and columns."""
     slices = _slices_of(folder, series)
     if len(slices) == 1:
@@ -113,7 +116,7 @@ def open_series(folder, series):
         return _stack_slices(folder, slices)
 
 
-def _slices_of(folder, series):
+def _slices_of(folder: Path, series: str | None) -> list[tuple[Path, Any]]:
     """Returns pairs of a path and a header, those of one series."""
     groups: dict[str, list] = {}
     known = set()
@@ -134,7 +137,7 @@ def _slices_of(folder, series):
     return groups[choose_name(folder, series, lines, "DICOM series")]
 
 
-def _stack_slices(folder, slices):
+def _stack_slices(folder: Path, slices: list[tuple[Path, Any]]) -> Stored:
     first = slices[0][1]
     for path, header in slices:
         if header.get("NumberOfFrames") not in (None, 1):
@@ -151,12 +154,17 @@ def _stack_slices(folder, slices):
     return Stored(folder, shape, spacing, affine, read)
 
 
-def _read_slices(folder, stacks, shape, index):
+def _read_slices(
+    folder: Path,
+    stacks: list[list[Path]],
+    shape: Shape,
+    index: int | tuple[int, ...] | None,
+) -> np.ndarray:
     place = (*choose(folder, shape, index), 0)[0]
     return np.concatenate([read_pixels(stack[place]) for stack in stacks])
 
 
-def _sort(slices):
+def _sort(slices: list[tuple[Path, Any]]) -> tuple[list[list[Path]], np.ndarray]:
     """Sorts slices by position.
 
     Returns:
@@ -192,7 +200,7 @@ def _sort(slices):
     return [[slices[i][0] for i in stack] for stack in stacks], LPS_TO_RAS @ affine
 
 
-def _check_stacks(stacks, heights):
+def _check_stacks(stacks: list[list[int]], heights: np.ndarray) -> None:
     counts = {len(stack) for stack in stacks}
     if len(counts) > 1:
         raise ValueError("it has several slices at some positions, and one at others")
@@ -204,7 +212,7 @@ def _check_stacks(stacks, heights):
         )
 
 
-def _vector(header, name, length):
+def _vector(header: Any, name: str, length: int) -> np.ndarray:
     value = header.get(name)
     if value is None or len(value) != length:
         raise ValueError(f"its slices must have {name}")

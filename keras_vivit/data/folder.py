@@ -4,6 +4,8 @@ import concurrent.futures
 import functools
 import os
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +16,7 @@ from keras_vivit.data import clips, labels, listing, surveying, video, volume
 from keras_vivit.data.prefetching import Prefetcher
 from keras_vivit.data.sampling import RULES
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 AXES = ("frames", "height", "width", "channels")
 
@@ -93,28 +96,28 @@ class VideoFolder(keras.utils.PyDataset):
 
     def __init__(
         self,
-        folder,
-        video_shape,
-        split="train",
-        validation_split=0.0,
-        batch_size=8,
-        training=None,
-        stride=1,
-        rule="scenic",
-        target_fps=None,
-        resize="crop",
-        window=None,
-        orientation="RAS",
-        label="label",
-        label_mode="int",
-        classes=None,
-        balanced=False,
-        seed=0,
-        workers=None,
-        prefetch=2,
-        cache_bytes=0,
-        on_error="raise",
-    ):
+        folder: str | os.PathLike[str],
+        video_shape: Shape,
+        split: str | None = "train",
+        validation_split: float = 0.0,
+        batch_size: int = 8,
+        training: bool | None = None,
+        stride: int = 1,
+        rule: str = "scenic",
+        target_fps: float | None = None,
+        resize: str | int = "crop",
+        window: tuple[float, float] | None = None,
+        orientation: str = "RAS",
+        label: str | tuple[str, ...] = "label",
+        label_mode: str | None = "int",
+        classes: Sequence[str] | dict[str, Sequence[str]] | None = None,
+        balanced: bool = False,
+        seed: int = 0,
+        workers: int | None = None,
+        prefetch: int = 2,
+        cache_bytes: int = 0,
+        on_error: str = "raise",
+    ) -> None:
         super().__init__()
         validation.choice("split", split, (*listing.SPLITS, None))
         validation.choice("label_mode", label_mode, labels.MODES)
@@ -138,7 +141,7 @@ class VideoFolder(keras.utils.PyDataset):
         share = validation.rate("validation_split", validation_split)
 
         # === Files ===
-        single = label if isinstance(label, str) else None
+        single: Any = label if isinstance(label, str) else None
         columns = (single,) if single else tuple(label)
         columns = () if label_mode is None else columns
         items = listing.list_items(folder, columns)
@@ -179,13 +182,13 @@ class VideoFolder(keras.utils.PyDataset):
     # === Keras' interface ===
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         return -(-len(self.files) // self.batch_size)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < self.num_batches:
             raise IndexError(index)
         self.complete |= index == self.num_batches - 1
@@ -196,7 +199,7 @@ class VideoFolder(keras.utils.PyDataset):
         rows = self._rows((epoch, index))
         return videos, keras.tree.map_structure(lambda x: x[rows], self.labels)
 
-    def start_epoch(self, epoch, logs=None):
+    def start_epoch(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes to another epoch, which has an order and clips of its own.
 
         Args:
@@ -208,7 +211,7 @@ class VideoFolder(keras.utils.PyDataset):
         if self.training:
             self.prefetcher.keep(lambda key: key[0] in (epoch, epoch + 1))
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         # `fit` looks at the first batch, and ends that epoch, before it starts.
         if self.complete:
             self.start_epoch(self.epoch + 1)
@@ -216,15 +219,15 @@ class VideoFolder(keras.utils.PyDataset):
     # === Order ===
 
     @property
-    def class_weights(self):
+    def class_weights(self) -> dict[int, float]:
         if not self.one_class:
             raise ValueError("`class_weights` needs files with one class each.")
         return labels.class_weights(self._classes(), len(self.class_names))
 
-    def _classes(self):
+    def _classes(self) -> np.ndarray:
         return self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=-1)
 
-    def _order(self, epoch):
+    def _order(self, epoch: int) -> np.ndarray:
         """Returns the files of an epoch, in order."""
         if not self.training:
             return np.arange(len(self.files))
@@ -233,17 +236,17 @@ class VideoFolder(keras.utils.PyDataset):
             return rng.permutation(len(self.files))
         return labels.draw_balanced(self._classes(), rng)
 
-    def _rows(self, key):
+    def _rows(self, key: tuple[int, int]) -> np.ndarray:
         epoch, index = key
         return self.order(epoch)[index * self.batch_size :][: self.batch_size]
 
-    def _following(self, key):
+    def _following(self, key: tuple[int, int]) -> tuple[int, int]:
         epoch, index = key
         if index + 1 < self.num_batches:
             return epoch, index + 1
         return (epoch + 1 if self.training else epoch), 0
 
-    def _tasks(self, key):
+    def _tasks(self, key: tuple[int, int]) -> list[Callable[[], np.ndarray]]:
         """Returns a function for each clip of a batch."""
         return [
             functools.partial(self._read, row, (self.seed, *key, place))
@@ -252,14 +255,16 @@ class VideoFolder(keras.utils.PyDataset):
 
     # === Files ===
 
-    def _read(self, row, seed):
+    def _read(self, row: int, seed: tuple[int, ...]) -> np.ndarray:
         facts = self.facts[row]
         if self.volumes:
             return clips.read_scan(facts.path, self.layout, self.cache)
         rng = np.random.default_rng(seed)
         return clips.read_clip(facts, self.layout, self.cache, rng)
 
-    def _survey_videos(self, paths, threads):
+    def _survey_videos(
+        self, paths: list[Path], threads: int
+    ) -> list[clips.Facts | str]:
         """Returns for each file its `Facts`, or in words why it cannot be used."""
         optional_package("av", video.EXTRA)
         return [
@@ -269,8 +274,10 @@ class VideoFolder(keras.utils.PyDataset):
             )
         ]
 
-    def _survey_volumes(self, paths, threads):
-        def read(path):
+    def _survey_volumes(
+        self, paths: list[Path], threads: int
+    ) -> list[clips.Facts | str]:
+        def read(path: Path) -> clips.Facts | str:
             try:
                 clips.read_scan(path, self.layout, self.cache)
             except ValueError as error:
@@ -281,7 +288,9 @@ class VideoFolder(keras.utils.PyDataset):
             return list(pool.map(read, paths))
 
 
-def _facts_of(path, result, layout):
+def _facts_of(
+    path: Path, result: dict[str, Any], layout: clips.Layout
+) -> clips.Facts | str:
     if "error" in result:
         return result["error"]
     facts = clips.Facts(path, result["frames"], result["rate"], tuple(result["size"]))
@@ -292,13 +301,13 @@ def _facts_of(path, result, layout):
     return facts
 
 
-def _processors():
+def _processors() -> int | None:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
-def _check_resize(resize):
+def _check_resize(resize: str | int) -> str | int:
     if resize in ("crop", "stretch"):
         return resize
     if isinstance(resize, str):
@@ -309,7 +318,9 @@ def _check_resize(resize):
     return validation.positive_int("resize", resize)
 
 
-def _report(items, results, on_error):
+def _report(
+    items: list[listing.Item], results: list[clips.Facts | str], on_error: str
+) -> dict[Path, str]:
     """Returns a dictionary of the files that cannot be used, and why."""
     errors = {
         item.path: result

@@ -1,11 +1,21 @@
 """Labels of files as arrays, and how classes are made equal."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from keras_vivit.data.listing import Item
 
 MODES = ("int", "categorical", "several", "number", None)
 
 
-def keep_classes(items, columns, classes, mode):
+def keep_classes(
+    items: list[Item],
+    columns: tuple[str, ...],
+    classes: Sequence[str] | dict[str, Sequence[str]] | None,
+    mode: str | None,
+) -> list[Item]:
     """Leaves out the files whose labels are not among the classes."""
     if classes is None or mode in ("number", "several", None):
         return items
@@ -22,7 +32,13 @@ def keep_classes(items, columns, classes, mode):
     return items
 
 
-def encode_columns(chosen, items, columns, classes, mode):
+def encode_columns(
+    chosen: list[Item],
+    items: list[Item],
+    columns: tuple[str, ...],
+    classes: Sequence[str] | dict[str, Sequence[str]] | None,
+    mode: str | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns two dictionaries: column -> array of labels, and column -> names."""
     arrays, names = {}, {}
     for i, column in enumerate(columns):
@@ -30,13 +46,18 @@ def encode_columns(chosen, items, columns, classes, mode):
         arrays[column], names[column] = encode(
             [item.labels[i] for item in chosen],
             mode,
-            wanted and tuple(wanted),
+            tuple(wanted) if wanted else None,
             [item.labels[i] for item in items],
         )
     return arrays, names
 
 
-def encode(texts, mode, classes, choices):
+def encode(
+    texts: list[str],
+    mode: str | None,
+    classes: tuple[str, ...] | None,
+    choices: list[str],
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Encodes labels.
 
     Args:
@@ -60,13 +81,13 @@ def encode(texts, mode, classes, choices):
     return hot, names
 
 
-def names_in(text, mode):
+def names_in(text: str, mode: str | None) -> list[str]:
     """Returns the names of a label, of which `"a;b"` has several."""
     parts = text.split(";") if mode == "several" else [text]
     return [part.strip() for part in parts if part.strip()]
 
 
-def sort_names(names):
+def sort_names(names: set[str]) -> tuple[str, ...]:
     """Sorts names, numbers by their value."""
     try:
         return tuple(sorted(names, key=int))
@@ -74,7 +95,7 @@ def sort_names(names):
         return tuple(sorted(names))
 
 
-def _number(text):
+def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -86,14 +107,14 @@ def _number(text):
 # === Uneven classes ===
 
 
-def class_weights(classes, number):
+def class_weights(classes: np.ndarray, number: int) -> dict[int, float]:
     """Returns a dictionary class -> weight, 1 on average over all files."""
     counts = np.bincount(classes, minlength=number)
     weights = len(classes) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return {i: float(weight) for i, weight in enumerate(weights)}
 
 
-def draw_balanced(classes, rng):
+def draw_balanced(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws as many files as there are, from each class equally many, or one more.
 
     A file is drawn again only when all files of its class have been drawn.

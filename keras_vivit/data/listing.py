@@ -1,6 +1,8 @@
 """What a folder, or a CSV file, holds: files, labels, splits and groups."""
 
 import csv
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +31,7 @@ class Item(NamedTuple):
     group: str
 
 
-def list_items(folder, columns):
+def list_items(folder: str | os.PathLike[str], columns: tuple[str, ...]) -> list[Item]:
     """Lists files with their labels, from a table or by the names of folders."""
     folder = Path(folder)
     table = folder / TABLE if folder.is_dir() else folder
@@ -49,7 +51,7 @@ def list_items(folder, columns):
     return items
 
 
-def _read_table(path, columns):
+def _read_table(path: Path, columns: tuple[str, ...]) -> list[Item]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -74,11 +76,11 @@ def _read_table(path, columns):
     ]
 
 
-def _split_name(name):
+def _split_name(name: str | None) -> str | None:
     return name and OTHER_NAMES.get(name.lower(), name.lower())
 
 
-def _walk(folder, number):
+def _walk(folder: Path, number: int) -> Iterator[Item]:
     """Yields files of CLASS/*, or of SPLIT/CLASS/*."""
     parts = [(_split_name(part.name), part) for part in _folders(folder)]
     if not parts or {name for name, _ in parts} - set(SPLITS):
@@ -91,12 +93,12 @@ def _walk(folder, number):
                     yield Item(path, (labelled.name,) * number, split, str(path))
 
 
-def _folders(folder):
+def _folders(folder: Path) -> list[Path]:
     paths = (path for path in folder.iterdir() if path.is_dir())
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
-def _is_clip(path):
+def _is_clip(path: Path) -> bool:
     if path.name.startswith(".") or path.suffix.lower() in NO_CLIPS:
         return False
     name = path.name.removesuffix(".gz")
@@ -107,7 +109,7 @@ def _is_clip(path):
     return True
 
 
-def is_volume(path):
+def is_volume(path: Path) -> bool:
     """Tells volumes from videos by their names, DICOM files by what they hold."""
     if path.is_dir():
         return not any(
@@ -117,7 +119,7 @@ def is_volume(path):
     return suffix in VOLUMES or (path.is_file() and dicom.is_dicom(path))
 
 
-def all_volumes(items):
+def all_volumes(items: list[Item]) -> bool:
     """Returns whether all files are volumes, or all of them videos."""
     kinds = {is_volume(item.path) for item in items}
     if len(kinds) > 1:
@@ -128,7 +130,13 @@ def all_volumes(items):
 # === Splits ===
 
 
-def select(items, split, validation_split, seed, stratified):
+def select(
+    items: list[Item],
+    split: str | None,
+    validation_split: float,
+    seed: int,
+    stratified: bool,
+) -> list[Item]:
     """Returns the items of a split, in the order they have."""
     if split is None:
         return items
@@ -157,7 +165,7 @@ def select(items, split, validation_split, seed, stratified):
     return chosen
 
 
-def _named(items, split):
+def _named(items: list[Item], split: str) -> list[Item]:
     chosen = [item for item in items if item.split == split]
     if not chosen:
         names = sorted({str(item.split) for item in items})
@@ -168,13 +176,15 @@ def _named(items, split):
     return chosen
 
 
-def _hold_out(items, share, seed, stratified):
+def _hold_out(items: list[Item], share: float, seed: int, stratified: bool) -> set[str]:
     """Chooses groups that have the wanted share of each label, as nearly as they can.
 
     Groups come in random order; each is held out if that brings the number of files of
     each label nearer to the share. The best of several orders counts.
     """
-    labels = sorted({item.labels for item in items}) if stratified else [()]
+    labels: list[tuple[str, ...]] = [()]
+    if stratified:
+        labels = sorted({item.labels for item in items})
     groups: dict[str, np.ndarray] = {}
     for item in items:
         count = groups.setdefault(item.group, np.zeros(len(labels)))
@@ -183,7 +193,7 @@ def _hold_out(items, share, seed, stratified):
     rng = np.random.default_rng(seed)
     best, least = set(), np.inf
     for _ in range(max(1, min(100, 20_000 // len(names)))):
-        missing, held_out = share * sum(counts), set()
+        missing, held_out = share * np.sum(counts, axis=0), set()
         for i in rng.permutation(len(names)):
             if ((missing - counts[i]) ** 2).sum() < (missing**2).sum():
                 missing = missing - counts[i]

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import threading
+from collections.abc import Callable
+from typing import Any
 
 
 class Prefetcher:
@@ -15,13 +17,19 @@ class Prefetcher:
         ahead: Integer, number of batches.
     """
 
-    def __init__(self, tasks, following, threads, ahead):
+    def __init__(
+        self,
+        tasks: Callable[[Any], list[Callable[[], Any]]],
+        following: Callable[[Any], Any],
+        threads: int,
+        ahead: int,
+    ) -> None:
         self.tasks, self.following, self.ahead = tasks, following, ahead
         self.pool = concurrent.futures.ThreadPoolExecutor(threads)
         self.pending: dict[object, list] = {}
         self.lock = threading.Lock()
 
-    def get(self, key):
+    def get(self, key: Any) -> list[Any]:
         """Returns the samples of a batch, and starts to read those that follow."""
         with self.lock:
             futures = self.pending.pop(key, None) or self._submit(key)
@@ -32,12 +40,12 @@ class Prefetcher:
                     self.pending[coming] = self._submit(coming)
         return [future.result() for future in futures]
 
-    def keep(self, wanted):
+    def keep(self, wanted: Callable[[Any], bool]) -> None:
         """Forgets the batches whose keys are not wanted."""
         with self.lock:
             for key in [key for key in self.pending if not wanted(key)]:
                 for future in self.pending.pop(key):
                     future.cancel()
 
-    def _submit(self, key):
+    def _submit(self, key: Any) -> list[concurrent.futures.Future]:
         return [self.pool.submit(task) for task in self.tasks(key)]

@@ -1,9 +1,13 @@
 """Linear resampling of volumes, one axis after the other."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from keras_vivit.types import Shape
 
-def resample(volume, sizes, scales):
+
+def resample(volume: np.ndarray, sizes: Shape, scales: Sequence[float]) -> np.ndarray:
     """Resamples the first axes of a volume.
 
     Voxels are boxes that lie side by side, as in Keras' `Resizing`: the first box of
@@ -22,7 +26,7 @@ def resample(volume, sizes, scales):
     return volume
 
 
-def _weights(old, new, scale):
+def _weights(old: int, new: int, scale: float) -> np.ndarray:
     """Returns a matrix `(new, old)` of weights, each row of sum 1."""
     centres = (np.arange(new) + 0.5) * scale - 0.5
     distances = np.abs(centres[:, None].clip(0, old - 1) - np.arange(old))

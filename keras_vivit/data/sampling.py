@@ -7,6 +7,7 @@ frame. A model reaches its published accuracy only with the rule of its authors.
 import numpy as np
 
 from keras_vivit import validation
+from keras_vivit.types import Shape
 
 RULES = (
     "scenic",
@@ -20,16 +21,16 @@ RULES = (
 
 
 def sample_clips(
-    length,
-    num_frames,
-    stride=1,
-    num_clips=1,
-    rule="scenic",
-    training=False,
-    fps=30,
-    target_fps=30,
-    seed=None,
-):
+    length: int,
+    num_frames: int,
+    stride: int = 1,
+    num_clips: int = 1,
+    rule: str = "scenic",
+    training: bool = False,
+    fps: float = 30,
+    target_fps: float = 30,
+    seed: int | np.random.Generator | None = None,
+) -> np.ndarray:
     """Chooses the frames of one or several clips of a video.
 
     For tests, clips lie where the rule puts them; for training, at random, each one by
@@ -81,8 +82,8 @@ def sample_clips(
         ("num_clips", num_clips),
     ):
         validation.positive_int(name, value)
-    for name, value in (("fps", fps), ("target_fps", target_fps)):
-        validation.positive_number(name, value)
+    for name, rate in (("fps", fps), ("target_fps", target_fps)):
+        validation.positive_number(name, rate)
     validation.choice("rule", rule, RULES)
     rng = np.random.default_rng(seed) if training else None
     if rule == "slowfast":
@@ -95,7 +96,9 @@ def sample_clips(
 # === The rules: L frames, n in a clip, stride s, K clips ===
 
 
-def _scenic(length, n, stride, clips, rng):
+def _scenic(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     if rng is not None:
         starts = rng.integers(max(length - (n - 1) * stride, 1), size=clips)
     else:
@@ -104,7 +107,7 @@ def _scenic(length, n, stride, clips, rng):
     return _strided(starts, n, stride) % length
 
 
-def _linspace(stop, number):
+def _linspace(stop: int, number: int) -> np.ndarray:
     """`tf.linspace(0, stop, number)`, which computes in float32, rounded down."""
     step = np.float32(stop) / np.float32(number - 1)
     values = step * np.arange(number, dtype="float32")
@@ -112,11 +115,13 @@ def _linspace(stop, number):
     return values.astype("int64")
 
 
-def _strided(starts, n, stride):
+def _strided(starts: np.ndarray, n: int, stride: int) -> np.ndarray:
     return np.asarray(starts)[:, None] + stride * np.arange(n)
 
 
-def _slowfast(length, n, clips, span, rng):
+def _slowfast(
+    length: int, n: int, clips: int, span: float, rng: np.random.Generator | None
+) -> np.ndarray:
     space = max(length - span, 0)
     if rng is not None:
         starts = rng.uniform(0, space, clips)
@@ -126,7 +131,9 @@ def _slowfast(length, n, clips, span, rng):
     return np.clip(frames, 0, length - 1)
 
 
-def _torch_linspace(start, stop, number):
+def _torch_linspace(
+    start: float | np.float32, stop: float | np.float32, number: int
+) -> np.ndarray:
     """`torch.linspace` on CPUs, to the last bit: float32, from both ends."""
     start, stop = np.float32(start), np.float32(stop)
     if number == 1:
@@ -138,7 +145,9 @@ def _torch_linspace(start, stop, number):
     return np.where(i < number // 2, rising, falling).astype("float32")
 
 
-def _mmaction2(length, n, stride, clips, rng):
+def _mmaction2(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     if rng is not None:
         starts = _mmaction2_train(length, n * stride, clips, rng)
     else:
@@ -150,7 +159,9 @@ def _mmaction2(length, n, stride, clips, rng):
     return _strided(starts, n, stride) % length
 
 
-def _mmaction2_train(length, span, clips, rng):
+def _mmaction2_train(
+    length: int, span: int, clips: int, rng: np.random.Generator
+) -> np.ndarray:
     average = (length - span + 1) // clips
     if average > 0:
         return np.arange(clips) * average + rng.integers(average, size=clips)
@@ -161,7 +172,9 @@ def _mmaction2_train(length, span, clips, rng):
     return np.zeros(clips)
 
 
-def _mmaction2_uniform(length, n, stride, clips, rng):
+def _mmaction2_uniform(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     segment = (length - 1) / n
     bounds = np.round(segment * np.arange(n + 1)).astype("int64")
     if rng is not None:
@@ -170,7 +183,9 @@ def _mmaction2_uniform(length, n, stride, clips, rng):
     return bounds[:-1] + shifts[:, None]
 
 
-def _mmaction2_dense(length, n, stride, clips, rng):
+def _mmaction2_dense(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     positions = max(1, 1 + length - n * stride)
     if rng is not None:
         starts = rng.integers(max(positions - 1, 1), size=clips)
@@ -179,7 +194,9 @@ def _mmaction2_dense(length, n, stride, clips, rng):
     return _strided(starts, n, stride) % length
 
 
-def _videomae(length, n, stride, clips, rng):
+def _videomae(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     if rng is not None:
         return np.stack([_videomae_train(length, n, stride, rng) for _ in range(clips)])
     frames = np.arange(0, length, stride)
@@ -189,7 +206,9 @@ def _videomae(length, n, stride, clips, rng):
     return frames[_strided(starts, n, 1)]
 
 
-def _videomae_train(length, n, stride, rng):
+def _videomae_train(
+    length: int, n: int, stride: int, rng: np.random.Generator
+) -> np.ndarray:
     span = n * stride
     if length <= span:
         frames = np.linspace(0, length, length // stride)
@@ -199,7 +218,9 @@ def _videomae_train(length, n, stride, rng):
     return np.clip(np.linspace(end - span, end, n), end - span, end - 1).astype("int64")
 
 
-def _videomae_segments(length, n, stride, clips, rng):
+def _videomae_segments(
+    length: int, n: int, stride: int, clips: int, rng: np.random.Generator | None
+) -> np.ndarray:
     if rng is not None:
         return _videomae_segments_train(length, n, clips, rng)
     tick, i = length / n, np.arange(n)
@@ -210,7 +231,9 @@ def _videomae_segments(length, n, stride, clips, rng):
     return np.stack([frames[k::views] for k in range(clips)])
 
 
-def _videomae_segments_train(length, n, clips, rng):
+def _videomae_segments_train(
+    length: int, n: int, clips: int, rng: np.random.Generator
+) -> np.ndarray:
     if segment := length // n:
         return np.arange(n) * segment + rng.integers(segment, size=(clips, n))
     return np.zeros((clips, n))
@@ -229,7 +252,9 @@ _FUNCTIONS = {
 # === Crops ===
 
 
-def three_crops(video, size, rule="scenic"):
+def three_crops(
+    video: np.ndarray, size: int | Shape, rule: str = "scenic"
+) -> np.ndarray:
     """Cuts three crops out of a video, spread along its longer side.
 
     Args:
@@ -270,7 +295,7 @@ def three_crops(video, size, rule="scenic"):
     return np.stack(crops)
 
 
-def _corners(shape, size, rule):
+def _corners(shape: Shape, size: Shape, rule: str) -> list[tuple[int, int]]:
     """Returns three pairs of top and left."""
     project = rule.partition("_")[0]
     spaces = [shape[0] - size[0], shape[1] - size[1]]

@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from keras_vivit.data import decoding
@@ -13,14 +14,14 @@ from keras_vivit.data import decoding
 LIMIT = 30  # seconds without a new frame
 
 
-def survey_videos(paths, workers):
+def survey_videos(paths: list[Path], workers: int) -> list[dict[str, Any]]:
     """Returns for each file what `decoding.survey` finds, or `{"error": reason}`."""
     processes = [Process() for _ in range(max(1, min(workers, len(paths))))]
     idle: queue.SimpleQueue = queue.SimpleQueue()
     for process in processes:
         idle.put(process)
 
-    def ask(path):
+    def ask(path: Path) -> dict[str, Any]:
         process = idle.get()
         try:
             return process.ask(path)
@@ -39,10 +40,10 @@ def survey_videos(paths, workers):
 class Process:
     """Runs `decoding.py` as a script, anew after each file that ends it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.process: Any = None
 
-    def ask(self, path):
+    def ask(self, path: Path) -> dict[str, Any]:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", decoding.__file__],
@@ -62,10 +63,10 @@ class Process:
             if (result := json.loads(line)) is not None:
                 return result
 
-    def _read_line(self):
+    def _read_line(self) -> tuple[str, bool]:
         hangs = threading.Event()
 
-        def kill(process):
+        def kill(process: subprocess.Popen) -> None:
             hangs.set()
             process.kill()
 
@@ -75,7 +76,7 @@ class Process:
         timer.cancel()
         return line, hangs.is_set()
 
-    def close(self):
+    def close(self) -> int | None:
         process, self.process = self.process, None
         if process is None:
             return None

@@ -1,9 +1,10 @@
 """Videos as arrays."""
 
+import os
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from keras_vivit import validation
 from keras_vivit.data import decoding
 from keras_vivit.data.decoding import UnreadableError
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 EXTRA = "keras-vivit[video]"
 LIMIT = 4 * 2**30  # bytes
@@ -26,7 +28,7 @@ class VideoInfo(NamedTuple):
     codec: str | None
 
 
-def video_info(path):
+def video_info(path: str | os.PathLike[str]) -> VideoInfo:
     """Returns what a video file declares, and decodes its first frame alone.
 
     Files may declare frames that do not decode, none at all, or a wrong rate:
@@ -61,7 +63,12 @@ def video_info(path):
     return info
 
 
-def read_video(path, indices=None, size=None, crop=None):
+def read_video(
+    path: str | os.PathLike[str],
+    indices: Sequence[int] | np.ndarray | None = None,
+    size: int | Shape | None = None,
+    crop: Shape | None = None,
+) -> np.ndarray:
     """Reads frames of a video file, upright, as RGB.
 
     Frames are counted by decoding from the start: no index of the file is trusted.
@@ -92,7 +99,13 @@ def read_video(path, indices=None, size=None, crop=None):
     return read_frames(path, check_indices(indices), check_size(size), check_crop(crop))
 
 
-def read_frames(path, indices=None, size=None, crop=None, threads=0):
+def read_frames(
+    path: str | os.PathLike[str],
+    indices: list[int] | None = None,
+    size: int | Shape | None = None,
+    crop: Shape | None = None,
+    threads: int = 0,
+) -> np.ndarray:
     """Does what `read_video` does, with checked arguments and so many threads."""
     places: dict[int, list[int]] = {}
     for place, index in enumerate(indices or ()):
@@ -120,7 +133,7 @@ def read_frames(path, indices=None, size=None, crop=None, threads=0):
     )
 
 
-def _expected(stream, convert):
+def _expected(stream: Any, convert: "Converter") -> int:
     """Returns how many frames to allocate memory for; a file may declare anything."""
     if Path(convert.path).is_dir():
         return len(decoding.files_of(convert.path))
@@ -132,7 +145,13 @@ def _expected(stream, convert):
 class Converter:
     """Makes upright RGB arrays of one size of a video's frames."""
 
-    def __init__(self, path, frame, size, crop):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        frame: Any,
+        size: int | Shape | None,
+        crop: Shape | None,
+    ) -> None:
         av = optional_package("av", EXTRA)
         self.path = path
         self.reformatter = av.video.reformatter.VideoReformatter()
@@ -142,7 +161,7 @@ class Converter:
         self.corner = _centre(shown, crop)
         self.shape = crop or shown
 
-    def __call__(self, frame):
+    def __call__(self, frame: Any) -> np.ndarray:
         height, width = self.size
         rgb = self.reformatter.reformat(frame, width, height, "rgb24", threads=1)
         array = rgb.to_ndarray()
@@ -155,11 +174,11 @@ class Converter:
         (top, left), (height, width) = self.corner, self.shape
         return array[top : top + height, left : left + width]
 
-    def fits(self, frames):
+    def fits(self, frames: int) -> bool:
         height, width = self.shape
         return frames * height * width * 3 <= LIMIT
 
-    def allocate(self, frames):
+    def allocate(self, frames: int) -> np.ndarray:
         height, width = self.shape
         if not self.fits(frames):
             raise UnreadableError(
@@ -170,7 +189,7 @@ class Converter:
         return np.empty((frames, height, width, 3), "uint8")
 
 
-def resized(shown, size):
+def resized(shown: Shape, size: int | Shape | None) -> Shape:
     """Returns the height and width that frames get by the argument `size`."""
     if size is None:
         return shown
@@ -181,7 +200,7 @@ def resized(shown, size):
     return tuple(max(size, length * size // short) for length in shown)
 
 
-def _centre(shown, crop):
+def _centre(shown: Shape, crop: Shape | None) -> tuple[int, int]:
     if crop is None:
         return 0, 0
     if crop[0] > shown[0] or crop[1] > shown[1]:
@@ -195,7 +214,7 @@ def _centre(shown, crop):
 # === Arguments ===
 
 
-def check_indices(indices):
+def check_indices(indices: Any) -> list[int] | None:
     if indices is None:
         return None
     indices = np.asarray(indices).tolist() if hasattr(indices, "dtype") else indices
@@ -213,7 +232,7 @@ def check_indices(indices):
     return [int(i) for i in indices]
 
 
-def check_size(size):
+def check_size(size: Any) -> int | Shape | None:
     if size is None:
         return None
     if isinstance(size, Integral):
@@ -221,7 +240,7 @@ def check_size(size):
     return validation.positive_ints("size", size, ("height", "width"))
 
 
-def check_crop(crop):
+def check_crop(crop: Any) -> Shape | None:
     if crop is None:
         return None
     return validation.positive_ints("crop", crop, ("height", "width"))

@@ -1,7 +1,10 @@
 """Predictions for whole videos, from several clips and crops of each."""
 
 import itertools
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,20 +14,21 @@ from keras_vivit.data import clips, decoding, listing, video
 from keras_vivit.data.resampling import resample
 from keras_vivit.data.sampling import RULES, three_crops
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 TINY = np.finfo("float32").tiny
 
 
 def predict_views(
-    model,
-    source,
-    num_clips=4,
-    num_crops=3,
-    stride=None,
-    rule=None,
-    size=None,
-    average="logits",
-):
+    model: keras.Model,
+    source: str | os.PathLike[str] | np.ndarray,
+    num_clips: int = 4,
+    num_crops: int = 3,
+    stride: int | None = None,
+    rule: str | None = None,
+    size: int | None = None,
+    average: str = "logits",
+) -> np.ndarray | dict[str, np.ndarray]:
     """Predicts the class of a video from several clips and crops, as papers test.
 
     Args:
@@ -65,7 +69,9 @@ def predict_views(
     return keras.tree.map_structure(lambda x: _merge(x, kind, average), outputs)
 
 
-def _read_views(source, layout, num_clips, num_crops):
+def _read_views(
+    source: Any, layout: clips.Layout, num_clips: int, num_crops: int
+) -> np.ndarray:
     facts = _facts_of(source)
     indices = clips.sample_frames(facts, layout, num_clips=num_clips)
     needed, places = np.unique(indices, return_inverse=True)
@@ -76,7 +82,7 @@ def _read_views(source, layout, num_clips, num_crops):
         frames = video.read_frames(source, needed.tolist(), size)
     frames = clips.with_channels(frames, layout.shape[3])
     _, height, width, _ = layout.shape
-    views = []
+    views: list[np.ndarray] = []
     for clip in places.reshape(indices.shape):
         if num_crops == 3:
             views.extend(three_crops(frames[clip], (height, width), layout.rule))
@@ -86,7 +92,14 @@ def _read_views(source, layout, num_clips, num_crops):
     return np.stack(views)
 
 
-def predict_over_time(model, source, step=None, stride=None, size=None, batch_size=4):
+def predict_over_time(
+    model: keras.Model,
+    source: str | os.PathLike[str] | np.ndarray,
+    step: int | None = None,
+    stride: int | None = None,
+    size: int | None = None,
+    batch_size: int = 4,
+) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
     """Predicts the class of each part of a long video, by a window that slides over it.
 
     Frames are read one after the other: the video need not fit into memory.
@@ -131,12 +144,14 @@ def predict_over_time(model, source, step=None, stride=None, size=None, batch_si
     )
 
 
-def _stream(source, facts, layout):
+def _stream(
+    source: Any, facts: clips.Facts, layout: clips.Layout
+) -> Iterator[np.ndarray]:
     """Yields the centre of each frame."""
     size, spaces = clips.resized(facts, layout), clips.check_size(facts, layout)
     _, height, width, channels = layout.shape
     if hasattr(source, "shape"):
-        frames = (_resize(frame, size) for frame in source)
+        frames: Iterator[np.ndarray] = (_resize(frame, size) for frame in source)
     else:
         frames = _decode(source, size)
     top, left = (space // 2 for space in spaces)
@@ -145,14 +160,14 @@ def _stream(source, facts, layout):
         yield clips.with_channels(crop, channels)
 
 
-def _decode(path, size):
+def _decode(path: str | os.PathLike[str], size: Shape) -> Iterator[np.ndarray]:
     convert = None
     for _, frame in decoding.decode(path):
         convert = convert or video.Converter(path, frame, size, None)
         yield convert(frame)
 
 
-def _slide(frames, windows):
+def _slide(frames: Iterable[np.ndarray], windows: np.ndarray) -> Iterator[np.ndarray]:
     """Yields windows as soon as their last frame is there, and forgets older frames."""
     kept = {}
     coming = iter(windows)
@@ -168,7 +183,7 @@ def _slide(frames, windows):
             del kept[old]
 
 
-def _batches(items, size):
+def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     items = iter(items)
     while batch := list(itertools.islice(items, size)):
         yield batch
@@ -177,7 +192,9 @@ def _batches(items, size):
 # === Sources ===
 
 
-def _layout(model, stride, rule, size):
+def _layout(
+    model: keras.Model, stride: int | None, rule: str | None, size: int | None
+) -> clips.Layout:
     shape = keras.tree.flatten(model.inputs)[0].shape[1:]
     if len(shape) != 4 or None in shape:
         raise ValueError(
@@ -200,7 +217,7 @@ def _layout(model, stride, rule, size):
     )
 
 
-def _facts_of(source):
+def _facts_of(source: Any) -> clips.Facts:
     if hasattr(source, "shape"):
         if len(source.shape) != 4 or not len(source):
             raise ValueError(
@@ -213,7 +230,7 @@ def _facts_of(source):
     return clips.Facts(source, facts["frames"], facts["rate"], tuple(facts["size"]))
 
 
-def _resize(frame, size):
+def _resize(frame: np.ndarray, size: Shape) -> np.ndarray:
     """Resizes a frame of an array."""
     frame = np.asarray(frame)
     if frame.shape[:2] == size:
@@ -226,7 +243,7 @@ def _resize(frame, size):
 # === Outputs ===
 
 
-def _activation(model):
+def _activation(model: keras.Model) -> str | None:
     """Returns the name of the function that gives the model's outputs, or `None`."""
     activation = getattr(model, "classifier_activation", None)
     if activation is None:
@@ -239,7 +256,7 @@ def _activation(model):
     )
 
 
-def _logits(outputs, kind):
+def _logits(outputs: np.ndarray, kind: str | None) -> np.ndarray:
     outputs = outputs.astype("float32")
     if kind is None:  # Told by the values.
         sums = np.abs(outputs.sum(axis=-1) - 1)
@@ -251,18 +268,18 @@ def _logits(outputs, kind):
     return outputs
 
 
-def _probabilities(outputs, kind):
+def _probabilities(outputs: np.ndarray, kind: str | None) -> np.ndarray:
     return _squash(_logits(outputs, kind), kind)
 
 
-def _squash(logits, kind):
+def _squash(logits: np.ndarray, kind: str | None) -> np.ndarray:
     if kind == "sigmoid":
         return 1 / (1 + np.exp(-logits))
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _merge(outputs, kind, average):
+def _merge(outputs: np.ndarray, kind: str | None, average: str) -> np.ndarray:
     """Averages over the views."""
     if average == "probabilities":
         return _probabilities(outputs, kind).mean(axis=0)

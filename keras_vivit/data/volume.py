@@ -1,7 +1,8 @@
 """Volumes as arrays: NIfTI, DICOM, npy, npz."""
 
+import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from keras_vivit.data import dicom, volume_formats
 from keras_vivit.data.decoding import UnreadableError
 from keras_vivit.data.resampling import resample
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 AXES = ("depth", "height", "width")
 
@@ -23,7 +25,7 @@ class VolumeInfo(NamedTuple):
     axes: str | None
 
 
-def volume_info(path, series=None):
+def volume_info(path: str | os.PathLike[str], series: str | None = None) -> VolumeInfo:
     """Returns what a volume file declares, without reading its voxels.
 
     Args:
@@ -49,14 +51,14 @@ def volume_info(path, series=None):
 
 
 def read_volume(
-    path,
-    shape=None,
-    spacing=None,
-    window=None,
-    orientation="RAS",
-    index=None,
-    series=None,
-):
+    path: str | os.PathLike[str],
+    shape: Shape | None = None,
+    spacing: float | tuple[float, ...] | None = None,
+    window: tuple[float, float] | None = None,
+    orientation: str = "RAS",
+    index: int | tuple[int, ...] | None = None,
+    series: str | None = None,
+) -> np.ndarray:
     """Reads a volume, its axes turned into known directions.
 
     Rescale slopes and intercepts are applied, palettes become colours, and
@@ -107,7 +109,7 @@ def read_volume(
     return volume if window is None else _to_uint8(volume, *window)
 
 
-def _open(path, series):
+def _open(path: str | os.PathLike[str], series: str | None) -> volume_formats.Stored:
     path = Path(path)
     if path.is_dir():
         return dicom.open_series(path, series)
@@ -127,7 +129,7 @@ def _open(path, series):
     return volume_formats.open_nibabel(path)
 
 
-def _directions(stored):
+def _directions(stored: volume_formats.Stored) -> np.ndarray:
     """Returns nibabel's array of the directions and signs of the axes."""
     orientations = optional_package("nibabel.orientations", volume_formats.EXTRA)
     with volume_formats.reading(stored.path):
@@ -138,17 +140,26 @@ def _directions(stored):
     return directions
 
 
-def _orient(volume, stored, orientation):
+def _orient(
+    volume: np.ndarray, stored: volume_formats.Stored, orientation: str
+) -> tuple[np.ndarray, tuple[float, ...]]:
     """Swaps and reverses axes, and returns the new distances of voxels, too."""
     orientations = optional_package("nibabel.orientations", volume_formats.EXTRA)
     wanted = orientations.axcodes2ornt(tuple(orientation))
     turn = orientations.ornt_transform(_directions(stored), wanted)
     order = np.argsort(turn[:, 0])
-    spacing = tuple(stored.spacing[int(axis)] for axis in order)
+    distances = stored.spacing or ()
+    spacing = tuple(distances[int(axis)] for axis in order)
     return orientations.apply_orientation(volume, turn), spacing
 
 
-def _resize(path, volume, distances, shape, spacing):
+def _resize(
+    path: Path,
+    volume: np.ndarray,
+    distances: tuple[float, ...],
+    shape: Shape | None,
+    spacing: Any,
+) -> np.ndarray:
     if shape:
         scales = [old / new for old, new in zip(volume.shape, shape, strict=False)]
         return resample(volume, shape, scales)
@@ -164,7 +175,7 @@ def _resize(path, volume, distances, shape, spacing):
     return resample(volume, shape, scales)
 
 
-def _to_uint8(volume, low, high):
+def _to_uint8(volume: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = (volume - low) * (255 / (high - low))
     return np.rint(np.nan_to_num(scaled).clip(0, 255)).astype("uint8")
 
@@ -172,7 +183,9 @@ def _to_uint8(volume, low, high):
 # === Arguments ===
 
 
-def _check_size(shape, spacing):
+def _check_size(
+    shape: Any, spacing: Any
+) -> tuple[Shape | None, tuple[float, ...] | None]:
     if shape is not None and spacing is not None:
         raise ValueError(
             "Only one of `shape` and `spacing` must be given. "
@@ -191,7 +204,7 @@ def _check_size(shape, spacing):
     return shape, spacing
 
 
-def check_window(window):
+def check_window(window: Any) -> tuple[float, float] | None:
     if window is None:
         return None
     if not isinstance(window, list | tuple) or len(window) != 2:
@@ -206,7 +219,7 @@ def check_window(window):
     return low, high
 
 
-def check_orientation(orientation):
+def check_orientation(orientation: Any) -> str:
     pairs = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     letters = list(orientation) if isinstance(orientation, str) else []
     if sorted(pairs.get(letter, -1) for letter in letters) != [0, 1, 2]:

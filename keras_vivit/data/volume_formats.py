@@ -4,15 +4,16 @@ import contextlib
 import functools
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from keras_vivit.data.decoding import UnreadableError
 from keras_vivit.extras import optional_package
+from keras_vivit.types import Shape
 
 EXTRA = "keras-vivit[volume]"
 LIMIT = 4 * 2**30  # bytes
@@ -28,14 +29,14 @@ class Stored(NamedTuple):
     """
 
     path: Path
-    shape: tuple[int, ...]
+    shape: Shape
     spacing: tuple[float, ...] | None
     affine: np.ndarray | None
     read: Callable[[Any], np.ndarray]
 
 
 @contextlib.contextmanager
-def reading(path):
+def reading(path: Path) -> Iterator[None]:
     """Turns what other packages raise, which is of many kinds, into one error."""
     try:
         yield
@@ -47,13 +48,15 @@ def reading(path):
         raise UnreadableError(path, reason, "volume") from error
 
 
-def check_memory(path, shape):
+def check_memory(path: Path, shape: Shape) -> None:
     if math.prod(shape) * 4 > LIMIT:
         size = " x ".join(map(str, shape))
         raise UnreadableError(path, f"{size} voxels exceed 4 GiB", "volume")
 
 
-def choose(path, shape, index):
+def choose(
+    path: Path, shape: Shape, index: int | tuple[int, ...] | None
+) -> tuple[int, ...]:
     """Returns an index for each axis after the third, by the argument `index`."""
     more = shape[3:]
     varying = [axis for axis, size in enumerate(more) if size > 1]
@@ -78,7 +81,7 @@ def choose(path, shape, index):
     return tuple(int(i) for i in given)
 
 
-def three_axes(array):
+def three_axes(array: np.ndarray) -> np.ndarray:
     """Drops trailing axes of 1, and adds some where there are fewer than three."""
     return array.reshape(array.shape[:3] + (1,) * (3 - array.ndim))
 
@@ -86,7 +89,7 @@ def three_axes(array):
 # === nibabel ===
 
 
-def open_nibabel(path):
+def open_nibabel(path: Path) -> Stored:
     nibabel = optional_package("nibabel", EXTRA)
     with reading(path):
         try:
@@ -105,7 +108,9 @@ def open_nibabel(path):
     return Stored(path, shape, zooms, image.affine, read)
 
 
-def _read_nibabel(path, image, time_first, index):
+def _read_nibabel(
+    path: Path, image: Any, time_first: bool, index: int | tuple[int, ...] | None
+) -> np.ndarray:
     shape = tuple(map(int, image.shape))
     if time_first:
         shape = shape[1:] + shape[:1]
@@ -124,7 +129,7 @@ def _read_nibabel(path, image, time_first, index):
 # === NumPy ===
 
 
-def open_numpy(path, name):
+def open_numpy(path: Path, name: str | None) -> Stored:
     """Opens an npy file, or the array `name` of an npz file."""
     if not zipfile.is_zipfile(path):
         with reading(path), path.open("rb") as file:
@@ -142,12 +147,12 @@ def open_numpy(path, name):
     return _numpy(path, header, functools.partial(_load_npz, path, name))
 
 
-def _load_npz(path, name):
+def _load_npz(path: Path, name: str) -> np.ndarray:
     with np.load(path) as archive:
         return archive[name]
 
 
-def _header(file):
+def _header(file: IO[bytes]) -> tuple[Shape, np.dtype]:
     """Returns shape and data type, and reads no data."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -157,12 +162,14 @@ def _header(file):
     return shape, dtype
 
 
-def _numpy(path, header, load):
+def _numpy(
+    path: Path, header: tuple[Shape, np.dtype], load: Callable[[], Any]
+) -> Stored:
     shape, dtype = header
     if dtype.kind not in "biuf":
         raise UnreadableError(path, f"its numbers are {dtype}", "volume")
 
-    def read(index):
+    def read(index: int | tuple[int, ...] | None) -> np.ndarray:
         place = choose(path, shape, index)
         check_memory(path, shape)
         with reading(path):
@@ -171,7 +178,9 @@ def _numpy(path, header, load):
     return Stored(path, shape, None, None, read)
 
 
-def choose_name(path, series, names, kind):
+def choose_name(
+    path: Path, series: str | None, names: dict[str, str], kind: str
+) -> str:
     """Returns the name that `series` is, or ends, of a dictionary name -> text."""
     if not names:
         raise UnreadableError(path, f"no {kind}", "volume")

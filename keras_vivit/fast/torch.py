@@ -100,7 +100,8 @@ def layer_norm(
 ) -> Tensor:
     """Calls PyTorch's kernel, without what Keras does before it."""
     x = x if x.dtype == torch.float64 else x.float()
-    gamma, beta = (getattr(w, "value", w).to(x.dtype) for w in (gamma, beta))
+    weights: list[Tensor] = [getattr(w, "value", w) for w in (gamma, beta)]
+    gamma, beta = (w.to(x.dtype) for w in weights)
     return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
 
 
