@@ -17,7 +17,17 @@ PAGES = [README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[] if page == README else pytest.mark.slow,
+        )
+        for page in PAGES
+    ],
+)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     text = page.read_text()
     assert set(re.findall(r"^ *```(py.*)$", text, re.MULTILINE)) <= {"python"}
