@@ -8,6 +8,8 @@ from helpers import augmentation_of, flat, normal, only
 from keras_vivit import augmentation
 
 tf = pytest.importorskip("tensorflow", reason="tf.data needs TensorFlow")
+# Beside other backends, TensorFlow is installed for slow tests alone.
+pytestmark = [pytest.mark.slow] * (keras.config.backend() != "tensorflow")
 SHAPE = (20, 4, 5, 6, 1)
 
 
