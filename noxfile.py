@@ -15,9 +15,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 BACKENDS = ("jax", "tensorflow", "torch")
 each_backend = nox.parametrize("backend", BACKENDS, ids=BACKENDS)
 
-# What JAX has compiled, for later runs and for processes beside each other.
+# JAX compiles quickly, and keeps it for later runs and processes beside this one.
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-JAX_CACHE = {
+JAX = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE / "keras-vivit" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
@@ -55,7 +56,7 @@ def run_tests(session, backend, *arguments, **environment):
     # Files go to several processes, of one thread each: more would wait for each other.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
     options = (*parallel, "--durations", "10", *arguments, *session.posargs)
-    environment |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", **JAX_CACHE}
+    environment |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", **JAX}
     session.run("pytest", *options, env=environment)
 
 

@@ -37,8 +37,14 @@ def configure_backend():
 
 
 configure_backend()
-# Keras collects garbage with each layer that it quantizes: not what was imported.
-gc.freeze()
+
+
+def collect(generation=0, collect=gc.collect):
+    """Collects young garbage by default: Keras collects for each layer it quantizes."""
+    return collect(generation)
+
+
+gc.collect = collect
 
 
 def has_gpu():

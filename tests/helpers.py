@@ -56,12 +56,15 @@ def augmentation_of(class_name, **changes):
     return layer(**{**AUGMENTATIONS[layer], "seed": 0, **changes})
 
 
-def only(*backends):
+def only(*backends, reason=None):
     """Marks what these backends alone do."""
     return pytest.mark.skipif(
         keras.config.backend() not in backends,
-        reason=f"a matter of {' and '.join(backends)}",
+        reason=reason or f"a matter of {' and '.join(backends)}",
     )
+
+
+once = only("torch", reason="is the same on each backend")
 
 
 def small_classifier(variant="spatio_temporal", **arguments):

@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from helpers import augmentation_of, flat, normal
+from helpers import augmentation_of, flat, normal, only
 
 from keras_vivit import augmentation
 
 tf = pytest.importorskip("tensorflow", reason="tf.data needs TensorFlow")
+# Beside other backends, TensorFlow is installed for slow tests alone.
+pytestmark = [pytest.mark.slow] * (keras.config.backend() != "tensorflow")
 SHAPE = (20, 4, 5, 6, 1)
 
 
@@ -51,10 +53,8 @@ def test_map_of_videos_alone_and_its_shape():
     assert [tuple(x.shape) for x in mapped] == [(n, *SHAPE[1:]) for n in (8, 8, 4)]
 
 
-@pytest.mark.skipif(
-    keras.config.backend() == "tensorflow",
-    reason="TensorFlow's threads share random numbers at times, as in Keras' layers",
-)
+# TensorFlow's threads share random numbers at times, as in Keras' layers.
+@only("jax", "torch")
 def test_map_in_several_threads_gives_each_batch_its_own_change():
     videos = np.tile(normal(1, *SHAPE[1:]), (40, 1, 1, 1, 1))
     layer = augmentation.RandomAffine(shift=0.3)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import flat, normal, only, randomize
 
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
@@ -187,9 +187,7 @@ def kept_for_gradient(model, videos):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="no public count of its memory"
-)
+@only("jax", "torch", reason="TensorFlow has no public count of its memory")
 def test_checkpointing_keeps_less_than_half_of_the_memory():
     plain, checkpointed = (
         kept_for_gradient(
@@ -225,12 +223,7 @@ def test_dropout_of_blocks_happens_in_training_only():
     np.testing.assert_array_equal(flat(backbone(video)), flat(backbone(video)))
 
 
-needs_torch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="PyTorch alone runs layer by layer"
-)
-
-
-@needs_torch
+@only("torch")
 def test_blocks_run_without_the_bookkeeping_around_them(monkeypatch):
     model = small("spatio_temporal")
     video = normal(2, *SMALL["video_shape"])
@@ -239,7 +232,7 @@ def test_blocks_run_without_the_bookkeeping_around_them(monkeypatch):
     model(video)
 
 
-@needs_torch
+@only("torch")
 @all_models
 def test_hooks_on_layers_are_called(variant, pooling):
     backbone = small(variant, pooling, kv.ViViTBackbone)
@@ -253,7 +246,7 @@ def test_hooks_on_layers_are_called(variant, pooling):
     assert list(map(id, called)) == list(map(id, expected))
 
 
-@needs_torch
+@only("torch")
 def test_remat_scope_of_keras_holds_for_blocks():
     def kept(names):
         with keras.RematScope(mode="list_of_layers", layer_names=names):

@@ -3,29 +3,19 @@
 import keras
 import numpy as np
 import pytest
-from helpers import SMALL_VIDEO, flat, normal, randomize, small_classifier
+from helpers import SMALL, SMALL_VIDEO, flat, normal, small_classifier
 
 import keras_vivit as kv
 
-SMALL = {
-    "video_shape": (4, 4, 4, 1),
-    "tubelet_size": (2, 2, 2),
-    "embed_dim": 8,
-    "num_layers": 1,
-    "num_heads": 2,
-    "mlp_dim": 8,
-}
-VIDEO = normal(3, 4, 4, 4, 1)
+VIDEO = normal(3, *SMALL_VIDEO)
 
 
 def make(num_classes=5, **changes):
-    model = kv.ViViTClassifier(num_classes=num_classes, **{**SMALL, **changes})
-    randomize(model)
-    return model
+    return small_classifier(num_classes=num_classes, num_layers=1, **changes)
 
 
 def test_untrained_head_prefers_no_class():
-    model = kv.ViViTClassifier(num_classes=5, **SMALL)
+    model = kv.ViViTClassifier(SMALL_VIDEO, 5, **SMALL)
     np.testing.assert_allclose(flat(model(VIDEO))[0], np.full((3, 5), 0.2), rtol=1e-6)
 
 

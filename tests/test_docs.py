@@ -7,8 +7,8 @@ import os
 import pathlib
 import re
 
-import keras
 import pytest
+from helpers import once
 
 import keras_vivit
 from keras_vivit import augmentation, data, initializers
@@ -26,9 +26,6 @@ DATA = pathlib.Path(os.environ.get("KERAS_VIVIT_DATA", "")) / "organmnist3d.npz"
 if not PAGES:
     pytest.skip("a source distribution has no docs", allow_module_level=True)
 
-once = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="is the same on each backend"
-)
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: str(page.relative_to(DOCS))
 )

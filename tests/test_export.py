@@ -13,7 +13,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import flat, normal, only, randomize
 
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
@@ -131,7 +131,7 @@ def test_pages_have_these_errors_and_the_tables_of_the_benchmark():
         assert table in pages[name], "run benchmarks/export.py --tables"
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason=f"not on {BACKEND}")
+@only("tensorflow")
 @pytest.mark.xfail(raises=RuntimeError, strict=True, reason="transposes of rank 8")
 def test_litert_of_any_batch(tmp_path):
     runtime = pytest.importorskip("ai_edge_litert.interpreter")

@@ -3,31 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import SMALL_VIDEO, flat, normal, small_classifier
 
-import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
-
-SIZES = {
-    "video_shape": (4, 16, 16, 1),
-    "tubelet_size": (2, 8, 8),
-    "embed_dim": 8,
-    "num_layers": 1,
-    "num_temporal_layers": 1,
-    "num_heads": 2,
-    "mlp_dim": 16,
-}
 
 
 def make(variant="spatio_temporal"):
-    model = kv.ViViTClassifier(num_classes=3, variant=variant, **SIZES)
-    randomize(model)
-    return model
+    return small_classifier(variant, num_layers=1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_fit_trains_adapters_and_head_alone(variant, tmp_path):
-    model, videos = make(variant), normal(4, 4, 16, 16, 1)
+    model, videos = make(variant), normal(4, *SMALL_VIDEO)
     before = flat(model(videos))[0]
     model.enable_lora(2)
     np.testing.assert_allclose(flat(model(videos))[0], before, atol=1e-6)

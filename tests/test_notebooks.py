@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import only
 from local_hub import hub  # noqa: F401
 
 from keras_vivit import ViViTClassifier, save_to_transformers
@@ -71,11 +72,6 @@ def test_install_cell_names_what_the_notebook_imports(path):
 # === Running them ===
 
 
-only_pytorch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the notebooks choose PyTorch"
-)
-
-
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs a notebook with some text replaced; returns what it prints, and pictures."""
@@ -97,7 +93,7 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-@only_pytorch
+@only("torch")
 def test_compose_a_model(run):
     text, pictures = run("compose_a_model", **{"epochs=12": "epochs=4"})
     overlaps = [float(x) for x in re.findall(r"^(?:left|right): (.*)", text, re.M)]
@@ -106,7 +102,7 @@ def test_compose_a_model(run):
     assert len(pictures) == 1
 
 
-@only_pytorch
+@only("torch")
 def test_organmnist3d_in_five_minutes(run, monkeypatch, tmp_path):
     data = {}
     for seed, (split, count) in enumerate({"train": 32, "val": 18, "test": 18}.items()):
@@ -121,7 +117,7 @@ def test_organmnist3d_in_five_minutes(run, monkeypatch, tmp_path):
     assert len(pictures) == 3
 
 
-@only_pytorch
+@only("torch")
 def test_load_official_weights(run, hub):  # noqa: F811
     """A small model with the videos and the classes of the real one."""
     model = ViViTClassifier(

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from helpers import only
 
 import keras_vivit
 from keras_vivit import presets
@@ -563,7 +564,7 @@ def test_synthetic_run_writes_and_labels_everything(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="JAX divides models")
+@only("jax")
 def test_devices_train_to_the_same_end(npz, finished, tmp_path):
     folder, devices = tmp_path / "divided", ["--devices", 6, "--model-parallel", 3]
     flags = "--xla_force_host_platform_device_count=6"

@@ -135,6 +135,7 @@ def test_rescaling_of_two_channels_does_not_fit():
 # === Written for transformers ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rescaling",
     [

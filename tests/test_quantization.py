@@ -142,6 +142,7 @@ def test_other_formats_do_not_take_integers(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "KERAS_VIVIT_DATA" not in os.environ,
     reason="KERAS_VIVIT_DATA is not set: no real volumes",

@@ -14,7 +14,6 @@ import keras_vivit
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")]
-SLOW = [ROOT / "docs" / "precision.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,7 +23,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         pytest.param(
             page,
             id=str(page.relative_to(ROOT)),
-            marks=[pytest.mark.slow] * (page in SLOW),
+            marks=[] if page == README else pytest.mark.slow,
         )
         for page in PAGES
     ],

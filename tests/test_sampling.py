@@ -3,9 +3,9 @@
 import itertools
 import math
 
-import keras
 import numpy as np
 import pytest
+from helpers import only
 
 from keras_vivit.data import sample_clips, three_crops
 from keras_vivit.data.sampling import RULES
@@ -147,7 +147,7 @@ def slowfast_cases():
             yield length, n, s, fps, k, start, start + span - 1
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="needs torch.linspace")
+@only("torch")
 def test_slowfast_rounds_as_pytorch_does():
     import torch
 
@@ -162,7 +162,7 @@ def test_slowfast_rounds_as_pytorch_does():
     assert differing, "no case would tell float32 from float64"
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs tf.linspace")
+@only("tensorflow")
 def test_scenic_rounds_as_tensorflow_does():
     import tensorflow as tf
 

@@ -219,7 +219,7 @@ def test_threads_end_with_the_folder(clips):
     folder[0]
     assert threading.active_count() > before
     del folder
-    gc.collect()
+    gc.collect(2)
     wait_for(lambda: threading.active_count() <= before)
 
 

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import wave
 
-import keras
 import numpy as np
 import pytest
-from helpers import data_folder, moving_video, needs_av, write_video
+from helpers import data_folder, moving_video, needs_av, once, write_video
 
 from keras_vivit.data import decoding, read_video, video, video_info
 
@@ -327,10 +326,6 @@ def test_script_imports_pyav_and_numpy_alone(path):
 
 
 # === Real files ===
-
-once = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="is the same on each backend"
-)
 
 
 def index():

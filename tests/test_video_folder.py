@@ -5,10 +5,9 @@ import os
 import subprocess
 import time
 
-import keras
 import numpy as np
 import pytest
-from helpers import data_folder, moving_video, needs_av, write_video
+from helpers import data_folder, moving_video, needs_av, once, write_video
 from small_videos import (
     SHAPE,
     batches,
@@ -363,9 +362,7 @@ def test_files_of_two_parts_count_once(tmp_path):
 # === Real clips ===
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="is the same on each backend"
-)
+@once
 @pytest.mark.parametrize(
     ("name", "classes", "counts"),
     [

@@ -31,7 +31,11 @@ NAMES = ["videomae", "videomae_first"]
 
 
 @pytest.fixture(
-    scope="module", params=["stored", pytest.param("now", marks=needs_transformers)]
+    scope="module",
+    params=[
+        "stored",
+        pytest.param("now", marks=[pytest.mark.slow, needs_transformers]),
+    ],
 )
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""
@@ -248,6 +252,7 @@ def pretrained(tmp_path, mean_pooling=False):
     return tokens
 
 
+@pytest.mark.slow
 @needs_transformers
 @pytest.mark.parametrize("mean_pooling", [False, True])
 def test_backbone_gives_the_tokens_of_the_pretrained_encoder(mean_pooling, tmp_path):
@@ -258,6 +263,7 @@ def test_backbone_gives_the_tokens_of_the_pretrained_encoder(mean_pooling, tmp_p
     np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_transformers
 def test_new_classifier_ends_as_a_fine_tuned_one(tmp_path):
     pretrained(tmp_path)
@@ -274,6 +280,7 @@ def test_new_classifier_ends_as_a_fine_tuned_one(tmp_path):
         np.testing.assert_array_equal(flat(ours), flat(theirs))
 
 
+@pytest.mark.slow
 @needs_transformers
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_of_a_fine_tuned_model_gives_its_tokens(name, tmp_path):
@@ -314,6 +321,7 @@ def test_written_back_it_is_the_same(name, tmp_path):
             assert again[key] == value, key
 
 
+@pytest.mark.slow
 @needs_transformers
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_gives_the_same_logits(name, tmp_path):
@@ -394,6 +402,7 @@ def original(state):
     return renamed
 
 
+@pytest.mark.slow
 @needs_transformers
 @pytest.mark.parametrize("root", ["model", "module", None])
 @pytest.mark.parametrize(
@@ -422,6 +431,7 @@ def test_original_files_load(root, sizes, tmp_path):
     )
 
 
+@pytest.mark.slow
 @needs_transformers
 def test_original_pretrained_files_load(tmp_path):
     import torch

@@ -6,10 +6,9 @@ import os
 import pathlib
 import sys
 
-import keras
 import numpy as np
 import pytest
-from helpers import data_folder
+from helpers import data_folder, once
 from small_volumes import (
     SHAPE,
     affine_of,
@@ -290,9 +289,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="is the same on each backend"
-)
+@once
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about odd values
 @pytest.mark.parametrize(
     "row", index(), ids=[f"{row['path']}-{row['series']}" for row in index()]
