@@ -1,5 +1,6 @@
 """From tokens to one vector, or to one for each frame."""
 
+import math
 from typing import Any
 
 import keras
@@ -170,8 +171,8 @@ class FramePooling(TokenPooling):
             return None
         if self.pooling == "token":
             mask = mask[:, 1:]
-        kept = ops.any(mask, axis=tuple(range(1, len(mask.shape))))
-        return ops.reshape(kept, (-1, frames))
+        tokens = math.prod(ops.shape(mask)[1:])
+        return ops.any(ops.reshape(mask, (-1, frames, tokens)), axis=-1)
 
     def _with_frames(self, inputs: Any, mask: Any) -> tuple[int, Tensor, Any]:
         if self.frames:
