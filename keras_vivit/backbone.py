@@ -203,8 +203,13 @@ class ViViTBackbone(keras.Model):
         x = video
         if rescaling is not None:
             # In full precision: half precision would round the pixels.
+            values = rescaling
+            if any(np.ndim(value) for value in rescaling):
+                # Keras 3.11 loses channels where one is a number and one is a list.
+                values = np.broadcast_arrays(*rescaling)
+                values = [np.ravel(value).tolist() for value in values]
             x = keras.layers.Rescaling(
-                *rescaling, name="rescaling", dtype=dtype.variable_dtype
+                *values, name="rescaling", dtype=dtype.variable_dtype
             )(x)
         x = TubeletEmbedding(
             embed_dim,

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import flat, normal, randomize
+from packaging.version import Version
 
 import keras_vivit as kv
 
@@ -138,6 +139,13 @@ every_file = pytest.mark.parametrize(
 )
 
 
+def load(folder, name):
+    """Loads a model; Keras' own layers may have arguments that older Keras lacks."""
+    if name.startswith("composed") and Version(keras.__version__) < Version("3.15"):
+        pytest.skip("Keras 3.15 has written the configs of its initializers")
+    return keras.saving.load_model(folder / f"{name}.keras")
+
+
 def check(name, found, folder, kind):
     with np.load(folder / f"{name}.npz") as archive:
         expected = [archive[k] for k in archive if k.startswith(f"{kind}_")]
@@ -148,7 +156,7 @@ def check(name, found, folder, kind):
 
 @every_file
 def test_model_loads(folder, name):
-    model = keras.saving.load_model(folder / f"{name}.keras")
+    model = load(folder, name)
     check(name, outputs_of(model, inputs_of(name)), folder, "outputs")
 
 
@@ -163,7 +171,7 @@ def test_weights_load(folder, name):
 
 @every_file
 def test_training_goes_on(folder, name):
-    model = keras.saving.load_model(folder / f"{name}.fitted.keras")
+    model = load(folder, f"{name}.fitted")
     inputs = inputs_of(name)
     check(name, outputs_of(model, inputs), folder, "fitted")
     assert int(model.optimizer.iterations.value) == 1
