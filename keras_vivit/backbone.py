@@ -203,7 +203,7 @@ class ViViTBackbone(keras.Model):
         x = video
         if rescaling is not None:
             # In full precision: half precision would round the pixels.
-            values = rescaling
+            values: Any = rescaling
             if any(np.ndim(value) for value in rescaling):
                 # Keras 3.11 loses channels where one is a number and one is a list.
                 values = np.broadcast_arrays(*rescaling)
