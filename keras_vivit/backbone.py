@@ -94,6 +94,8 @@ class ViViTBackbone(keras.Model):
 
     sampling: dict[str, Any] | None = None
 
+    frozen_when_built: Sequence[str] = ()  # see freezing.py
+
     def __init__(
         self,
         video_shape: Shape,

@@ -70,6 +70,7 @@ class ViViTClassifier(keras.Model):
     """
 
     sampling: dict[str, Any] | None = None
+    frozen_when_built: Sequence[str] = ()  # see freezing.py
 
     def __init__(
         self,
