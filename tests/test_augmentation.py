@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import augmentation_of, flat, normal
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from keras_vivit import augmentation
 from keras_vivit.augmentation import geometry
@@ -211,6 +211,18 @@ def test_mixup_blends_videos_as_their_labels():
     assert np.ptp(videos, axis=(1, 2, 3, 4)).max() == 0
     np.testing.assert_allclose(videos[:, 0, 0, 0, 0], labels @ np.arange(8), atol=1e-5)
     assert np.count_nonzero(labels) > 8
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0, 8.0])
+def test_shares_have_a_beta_distribution(alpha):
+    """Of as many samples as show a difference of .02, and stay clear of rounding."""
+    count = 4000
+    batch = np.zeros((count, 1, 1, 1, 1)), np.eye(2)[np.arange(count) % 2]
+    _, labels = changed(augmentation.MixUp(alpha, seed=0), *batch)
+    shares = labels[np.ptp(labels, axis=1) < 1].max(axis=1)  # Of two unlike samples.
+    cdf = stats.beta(alpha, alpha).cdf
+    larger = stats.kstest(shares, lambda x: np.maximum(cdf(x) - cdf(1 - x), 0))
+    assert larger.statistic < 1.63 / len(shares) ** 0.5  # One in a hundred.
 
 
 def test_cutmix_labels_are_the_share_of_voxels():

@@ -1,5 +1,6 @@
 """Mixtures of two samples and of their labels."""
 
+import math
 from typing import Any
 
 import keras
@@ -52,11 +53,8 @@ class _Mixing(Augmentation):
 
     def augment(self, data: Data) -> Data:
         videos = data["videos"]
-        batch = ops.shape(videos)[0]
         order = ops.argsort(self.uniform(videos, 0, 1)[:, 0])
-        kept = keras.random.beta(
-            (batch, 1), self.alpha, self.alpha, "float32", self.seed_generator
-        )
+        kept = _symmetric_beta(self.alpha, self.uniform(videos, 0, 1, 2))
         kept = ops.where(self.uniform(videos, 0, 1) < self.rate, kept, 1)
         others = keras.tree.map_structure(lambda x: ops.take(x, order, axis=0), data)
         own = self.own_share(videos, kept)  # Broadcasts to (batch, ..., 1).
@@ -88,6 +86,19 @@ class _Mixing(Augmentation):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "alpha": self.alpha, "rate": self.rate}
+
+
+def _symmetric_beta(alpha: float, uniform: Tensor) -> Tensor:
+    """Turns two uniform numbers, `(batch, 2)`, into one of Beta(alpha, alpha).
+
+    The ratio of Student's t to which the polar method leads ([Bailey, 1994](
+    https://doi.org/10.1090/S0025-5718-1994-1219702-8)); Keras' own takes PyTorch's
+    global generator, which other threads use meanwhile.
+    """
+    radius = ops.power(uniform[:, :1], 1 / alpha)
+    cosine = ops.cos(2 * math.pi * uniform[:, 1:])
+    length = ops.sqrt(radius + (1 - radius) * ops.square(cosine))
+    return 0.5 + 0.5 * cosine * ops.sqrt(1 - radius) / length
 
 
 def _over_frames(own: Tensor, mask: Tensor) -> Tensor:

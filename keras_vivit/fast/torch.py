@@ -165,8 +165,8 @@ def product(
     """Multiplies by oneDNN on CPUs whose AVX-512 MKL, PyTorch's default, leaves out."""
     # A recomputation is outside of the scope that casts variables.
     kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
-    number = len(rows)
-    if number < 15 * IMAGES or not _is_for_onednn(rows):
+    # In this order: exported models must not depend on the size of the batch.
+    if not _is_for_onednn(rows) or (number := len(rows)) < 15 * IMAGES:
         return bias.addmm(rows, kernel)
     if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
