@@ -48,11 +48,12 @@ def run(folder, path=None):
 
     import training  # Keras, and with it the backend
 
-    predictions = training.predict_two_views(training.load(folder), data)
-    write(folder, data, *predictions)
+    model = training.load(folder)
+    predictions = training.predict_two_views(model, data)
+    write(folder, data, *predictions, training.explain(model))
 
 
-def write(folder, data, probabilities, two_views=None):
+def write(folder, data, probabilities, two_views=None, explain=None):
     """Writes predictions, metrics and the page into a run's folder.
 
     Args:
@@ -60,6 +61,8 @@ def write(folder, data, probabilities, two_views=None):
         data: A `Dataset`.
         probabilities: Array `(n, num_classes)` for the test volumes.
         two_views: The same, averaged with what the mirrored volumes give, or `None`.
+        explain: Optional function of volumes and of a class each, that returns maps of
+            what speaks for it.
     """
     record, history = run_folder.record_of(folder), run_folder.read_history(folder)
     labels = data.test.labels
@@ -79,7 +82,7 @@ def write(folder, data, probabilities, two_views=None):
     text = json.dumps(metrics, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
     shown = gallery.choose(len(labels), record["seed"])
-    text = page.build(data, record, history, metrics, probabilities, shown)
+    text = page.build(data, record, history, metrics, probabilities, shown, explain)
     (folder / "report.html").write_text(text, "utf-8")
     print(summary(metrics))
     print(f"Open {folder / 'report.html'}")

@@ -74,7 +74,9 @@ def _draw(pixels: np.ndarray, heat: np.ndarray, alpha: float) -> np.ndarray:
     heat = heat / max(heat.max(), np.finfo("float32").tiny)
     steps = np.linspace(0, 1, len(COLORS))
     colors = np.stack([np.interp(heat[..., 0], steps, c) for c in COLORS.T], -1)
-    return np.rint(pixels + alpha * heat * (colors - pixels)).astype("uint8")
+    # The root shows low values, too, which are most of a map.
+    cover = alpha * np.sqrt(heat)
+    return np.rint(pixels + cover * (colors - pixels)).astype("uint8")
 
 
 def save_gif(

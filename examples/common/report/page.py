@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Template
 
 from common.command_line import duration
-from common.report import charts, gallery, results
+from common.report import charts, gallery, heat, results
 from common.report.measures import decide
 
 FOLDER = Path(__file__).parent
@@ -43,7 +43,7 @@ NOTICES = {
 }
 
 
-def build(data, record, history, metrics, probabilities, shown):
+def build(data, record, history, metrics, probabilities, shown, explain=None):
     """Returns the page as text.
 
     Args:
@@ -53,6 +53,8 @@ def build(data, record, history, metrics, probabilities, shown):
         metrics: What `report.write` puts into `metrics.json`.
         probabilities: Array `(n, num_classes)`, one view of the test volumes.
         shown: Rows of the test volumes that are shown.
+        explain: Optional function of volumes and of a class each, that returns maps of
+            what speaks for it.
     """
     labels, kept = data.test.labels, metrics["kept_epoch"]
     predicted = decide(probabilities, data.task)
@@ -79,8 +81,21 @@ def build(data, record, history, metrics, probabilities, shown):
         classes=results.class_table(metrics["per_class"]),
         curves=results.roc_curves(data, metrics["per_class"], predicted, probabilities),
         shown=f"{len(shown)} {synthetic(data)}test volumes, slice by slice",
-        volumes=gallery.cards(shown, data, predicted, probabilities),
-        mistakes=gallery.cards(mistakes, data, predicted, probabilities)
+        heat=heat.SWITCH if explain else "",
+        volumes=gallery.cards(
+            shown,
+            data,
+            predicted,
+            probabilities,
+            heat.views_of(explain, shown, data, predicted),
+        ),
+        mistakes=gallery.cards(
+            mistakes,
+            data,
+            predicted,
+            probabilities,
+            heat.views_of(explain, mistakes, data, predicted, labels),
+        )
         if len(mistakes)
         else "<p>There is none: every test volume is predicted right.</p>",
         facts=facts(data, record, metrics),
