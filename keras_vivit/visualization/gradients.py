@@ -59,12 +59,10 @@ def relevance(
     def relevance_of(batch: Any, place: slice) -> Tensor:
         forward = passes.run(model.backbone, batch)
         upstream = _output_gradient(model, forward, head, classes and classes[place])
-        rows, start = passes.pooled_rows(
-            forward,
-            _weighted_attention(forward, upstream),
-            lambda rows, moved: rows + moved,
-        )
-        return rows - start
+        matrices = _weighted_attention(forward, upstream)
+        # The rows without what pooling alone gives to each token.
+        _, moved = passes.pooled_rows(forward, matrices, lambda x, moved: x + moved)
+        return moved
 
     return passes.in_batches(relevance_of, videos, batch_size)
 

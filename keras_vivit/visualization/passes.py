@@ -1,7 +1,7 @@
 """A forward pass whose steps can be repeated, block by block."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -156,8 +156,8 @@ def pooled_rows(
             returns the rows before that attention.
 
     Returns:
-        Two tensors `(batch, t, h, w)`: the rows, and how they would be without any
-        block of the (first) encoder.
+        Two tensors `(batch, t, h, w)`: the rows, and the sum of the rows times the
+        attentions of the (first) encoder.
     """
     remaining = iter(matrices)
     pooling = forward.backbone.pooling
@@ -166,13 +166,15 @@ def pooled_rows(
         start = _pooling_rows(encoder.steps[0], pooling)
         if rows is not None:
             start = start * ops.reshape(rows, (-1, 1))  # Each frame's weight in time.
-        rows = start
+        rows, total = start, ops.zeros_like(start)
         for block, x, _ in reversed(encoder.steps):
-            rows = _before(block, rows, next(remaining), grid_of(x), residual)
+            for shares in _attentions(block, next(remaining)):
+                moved = _times(rows, shares, grid_of(x))
+                rows, total = residual(rows, moved), total + moved
         if pooling == "token":
-            rows, start = rows[:, 1:], start[:, 1:]
+            rows, total = rows[:, 1:], total[:, 1:]
     shape = (-1, *grid_of(forward.grid))
-    return ops.reshape(rows, shape), ops.reshape(start, shape)
+    return ops.reshape(rows, shape), ops.reshape(total, shape)
 
 
 def _pooling_rows(step: Step, pooling: str) -> Tensor:
@@ -186,23 +188,23 @@ def _pooling_rows(step: Step, pooling: str) -> Tensor:
     return ops.concatenate([kept[:, :1], rest], axis=1)
 
 
-def _before(
-    block: Any,
-    rows: Tensor,
-    matrices: list[Tensor],
-    grid: list[Any],
-    residual: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Goes back through the attentions of a block."""
+def _attentions(
+    block: Any, matrices: list[Tensor]
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Yields the shares of each attention of a block, the last attention first."""
     remaining = list(matrices)
     for axes in reversed(share_axes(block)):
         shares, remaining = remaining[-len(axes) :], remaining[: -len(axes)]
-        moved = [
-            unfold((fold(rows, grid, axis)[:, None] @ share)[:, 0], grid, axis)
-            for axis, share in zip(axes, shares, strict=True)
-        ]
-        rows = residual(rows, sum(moved) / len(moved))
-    return rows
+        yield list(zip(axes, shares, strict=True))
+
+
+def _times(rows: Tensor, shares: list[tuple[str, Tensor]], grid: list[Any]) -> Tensor:
+    """Multiplies rows by an attention, averaged over its shares of heads."""
+    products = [
+        unfold((fold(rows, grid, axes)[:, None] @ matrix)[:, 0], grid, axes)
+        for axes, matrix in shares
+    ]
+    return sum(products) / len(products)
 
 
 # === Batches ===
