@@ -64,6 +64,11 @@ def only(*backends, reason=None):
     )
 
 
+def slow(*values):
+    """Parameters that the tests marked `slow` have more than the others."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 once = only("torch", reason="is the same on each backend")
 
 

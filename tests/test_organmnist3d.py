@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers import only
+from helpers import only, slow
 
 import keras_vivit
 from keras_vivit import presets
@@ -441,7 +441,7 @@ def test_labels_are_swapped_only_where_they_have_sides():
 
 
 @pytest.mark.parametrize("variant", configs.VARIANTS)
-@pytest.mark.parametrize("config", configs.CONFIGS)
+@pytest.mark.parametrize("config", ["quick", *slow("tuned", "baseline")])
 @pytest.mark.filterwarnings("ignore:.*ignores 37%:UserWarning")
 def test_each_configuration_has_all_variants(npz, config, variant):
     settings = {"seed": 0, "precision": "float32", "variant": variant}

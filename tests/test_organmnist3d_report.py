@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import BROWSER, FLAGS, needs_browser
+from helpers import once
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
@@ -186,6 +187,7 @@ def test_interval_is_wilsons():
     assert measures.binomial_interval(0, 10)[0] == 0.0
 
 
+@once
 def test_interval_of_the_auc_is_that_of_a_bootstrap():
     loaded = dataset("custom", volumes=220)
     labels, scores, rng = loaded.test.labels, guesses(loaded), np.random.default_rng(0)
