@@ -298,6 +298,7 @@ def test_fast_paths_are_taken_away_one_at_a_time(monkeypatch, tmp_path, capsys):
     assert [row["predict"] for row in rows] == [[0.5, 0.5]] * len(names)
 
 
+@ignore_dropped_voxels
 def test_path_that_is_taken_away_does_not_run(monkeypatch):
     monkeypatch.setitem(SIZES, "tiny", dataclasses.replace(TINY, num_layers=1))
     monkeypatch.setattr(fast, "_own", fast._own.__wrapped__)
