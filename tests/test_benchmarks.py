@@ -305,7 +305,7 @@ def test_path_that_is_taken_away_does_not_run(monkeypatch):
     module = fast.module()
     monkeypatch.setattr(module, "layer_norm", lambda *arguments: 1 / 0)
     case = {**CPU, "kind": "model", "model": "vivit1", "size": "tiny"}
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(Exception, match="division by zero"):
         measure.measure(case)
     measure.measure({**case, "without": "layer_norm"})
 
