@@ -310,5 +310,5 @@ def test_command_without_a_folder_learns_in_two_minutes(tmp_path):
     seconds = time.perf_counter() - begin
     assert result.returncode == 0, result.stderr
     run = tmp_path / "runs" / "moving-shapes-scratch-seed0"
-    assert metrics_of(run)["balanced_accuracy"] > 0.6, result.stdout
+    assert metrics_of(run)["balanced_accuracy"] > 0.8, result.stdout
     assert seconds < 300  # Two minutes on two cores that do nothing else.

@@ -35,7 +35,7 @@ def draw(motion, rng):
     """Returns a video, uint8 `(frames, height, width, 3)`."""
     time = np.linspace(-1, 1, FRAMES)[:, None, None]
     radius = rng.uniform(10, 14)
-    x, y = SIZE / 2 + rng.uniform(-6, 6, 2)
+    x, y = SIZE / 2 + rng.uniform(-8, 8, 2)
     travel = rng.uniform(16, 24)
     if motion == "slide":
         x = x + travel * time * rng.choice([-1, 1])

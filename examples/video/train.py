@@ -41,7 +41,8 @@ SCHEDULES = {
     "checkpoint": (1e-4, 20, 5),
     "frozen": (3e-3, 60, 10),
 }
-MADE_UP = {"epochs": 30, "patience": None, "stride": 3}
+# Of the made-up videos: clips that show the whole motion.
+MADE_UP = {"frames": 8, "size": 32, "grid": (4, 4, 4), "stride": 3}
 
 
 def main(arguments=None):
@@ -171,9 +172,9 @@ def configure(options, folder):
     }
     if not options.checkpoint:
         configuration["variant"] = options.variant or VARIANTS[0]
-    if options.folder is None:
-        configuration |= MADE_UP
-    for name in ("epochs", "patience"):
+    if options.folder is None and start == "scratch":
+        configuration |= {**MADE_UP, "epochs": 15, "patience": None}
+    for name in ("epochs", "patience", *MADE_UP):
         if (value := getattr(options, name)) is not None:
             configuration[name] = value
     return configuration
