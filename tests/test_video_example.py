@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from keras_vivit.data import predict_views
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from common import run_folder
-from video import moving_shapes, predict, train, training
+from video import collect, moving_shapes, predict, train, training
 
 pytestmark = needs_av
 VIT = Path(__file__).parent / "parity" / "transformers" / "vit"
@@ -98,6 +99,7 @@ def test_page_shows_coloured_animations_of_videos(finished):
 
 
 # What is stopped here leaves its file open, as a kill does.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killed_run_resumes_to_the_same_end(finished, videos, tmp_path, monkeypatch):
     def kill(self, epoch, logs=None):
@@ -116,6 +118,7 @@ def test_killed_run_resumes_to_the_same_end(finished, videos, tmp_path, monkeypa
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_finished_run_reports_again(finished, videos, capsys):
     before = metrics_of(finished)
     (finished / "report.html").unlink()
@@ -128,6 +131,7 @@ def test_finished_run_reports_again(finished, videos, capsys):
 # === Checkpoints ===
 
 
+@pytest.mark.slow
 def test_frozen_backbone_stays_as_it_was(finished, videos, tmp_path):
     out, source = tmp_path / "run", finished / "preset"
     assert start_from(source, videos, out, "--frozen", "--stride", "2") == 0
@@ -146,6 +150,7 @@ def start_from(source, videos, out, *more):
     return train.main(list(map(str, options)))
 
 
+@pytest.mark.slow
 def test_checkpoint_tells_size_and_sampling(finished, videos, tmp_path):
     model = ViViTClassifier.from_preset(finished / "preset")
     model.save_to_preset(tmp_path / "source", {"stride": 2, "fps": 6})
@@ -155,6 +160,7 @@ def test_checkpoint_tells_size_and_sampling(finished, videos, tmp_path):
     assert tuned.sampling == {"stride": 2, "rule": "scenic", "fps": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", train.VARIANTS[:2])
 def test_model_starts_as_an_image_model(variant, videos):
     options = [videos, "--image-vit", VIT, "--variant", variant]
@@ -188,6 +194,13 @@ def test_video_gets_a_line_for_each_clip(finished, videos, capsys):
     probabilities = predict_views(model, path, num_crops=1)
     best = moving_shapes.MOTIONS[probabilities.argmax()]
     assert f"whole video: {best} {probabilities.max():.3f}" in whole
+
+
+def test_clips_reach_over_more_frames_of_faster_videos():
+    sampling = {"stride": 2, "fps": 10}
+    model = SimpleNamespace(input_shape=(None, 8, 16, 16, 3), sampling=sampling)
+    assert predict.span_of(model, 30.0) == 48
+    assert predict.span_of(model, None) == 16
 
 
 def test_folder_becomes_a_table(finished, videos, tmp_path, capsys):
@@ -288,6 +301,25 @@ def test_wrong_sources_of_predictions_are_named(finished, tmp_path, capsys):
     assert "text.mp4" in error
     error = fails(capsys, predict, tmp_path / "text.mp4", "--model", tmp_path)
     assert str(tmp_path) in error
+
+
+# === Results ===
+
+
+def test_results_are_kept_without_paths(finished, videos, tmp_path, capsys):
+    collect.main([str(finished), "--out", str(tmp_path)])
+    (path,) = tmp_path.iterdir()
+    assert path.name == "shapes-scratch-seed0.json"
+    assert str(videos.parent) not in path.read_text()
+    assert json.loads(path.read_text())["machine"]
+    value = f"{metrics_of(finished)['balanced_accuracy']:.3f}".removeprefix("0")
+    row = f"| shapes | scratch | `spatio_temporal` | {value} | {value} | 8 |"
+    assert capsys.readouterr().out == f"{row}\n"
+
+
+def test_read_me_has_the_table_of_the_results():
+    text = Path(train.__file__).with_name("README.md").read_text()
+    assert all(row in text for row in collect.table())
 
 
 # === The built-in videos ===

@@ -105,6 +105,7 @@ def test_volumes_without_a_window_are_an_error(scans, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_shipped_model_learns_new_classes(scans, tmp_path):
     options = ["--checkpoint", "vivit_organmnist3d", "--frozen", "--epochs", 2]
     assert start(scans, tmp_path, *options, "--validation-split", "0.25") == 0

@@ -85,15 +85,17 @@ def newest_preset():
 
 
 def show(options, model, names):
-    from keras_vivit.data import listing, predict_over_time
+    from keras_vivit.data import listing, predict_over_time, video_info
 
     whole = predict(options, model, options.source)
     if listing.is_volume(options.source):
         print(line(options.source.name, whole, names, options.top))
         return
-    starts, parts = predict_over_time(model, options.source, step=span_of(model))
-    for time, probabilities in zip(times(options.source, starts), parts, strict=True):
-        print(line(time, probabilities, names, options.top))
+    rate = video_info(options.source).rate
+    starts, parts = predict_over_time(model, options.source, step=span_of(model, rate))
+    for start, probabilities in zip(starts, parts, strict=True):
+        title = f"{start / rate:.1f} s" if rate else f"frame {start}"
+        print(line(title, probabilities, names, options.top))
     print(line("whole video", whole, names, options.top))
 
 
@@ -105,19 +107,12 @@ def predict(options, model, source):
     )
 
 
-def span_of(model):
-    """Returns how many frames of a video a clip reaches over."""
-    return model.input_shape[1] * (getattr(model, "sampling", None) or {}).get(
-        "stride", 1
-    )
-
-
-def times(path, starts):
-    """Returns when clips start, in seconds where the file tells its rate."""
-    from keras_vivit.data import video_info
-
-    rate = video_info(path).rate
-    return [f"{start / rate:.1f} s" if rate else f"frame {start}" for start in starts]
+def span_of(model, rate):
+    """Returns how many frames of a file a clip reaches over."""
+    sampling = model.sampling or {}
+    span = model.input_shape[1] * sampling.get("stride", 1)
+    fps = sampling.get("fps")
+    return max(1, round(span * rate / fps)) if rate and fps else span
 
 
 def line(title, probabilities, names, top):
@@ -148,7 +143,7 @@ def files_of(folder, model):
     """Returns the files that can be read, and a dictionary of the others."""
     from keras_vivit.data import VideoFolder
 
-    sampling = getattr(model, "sampling", None) or {}
+    sampling = model.sampling or {}
     with warnings.catch_warnings(action="ignore"):  # They get a row of the table.
         found = VideoFolder(
             folder,
