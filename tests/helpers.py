@@ -56,6 +56,13 @@ def augmentation_of(class_name, **changes):
     return layer(**{**AUGMENTATIONS[layer], "seed": 0, **changes})
 
 
+def augmented(layer, training=True, **data):
+    """A dictionary of arrays."""
+    outputs = layer(data, training=training)
+    assert list(outputs) == list(data)
+    return {name: keras.ops.convert_to_numpy(x) for name, x in outputs.items()}
+
+
 def only(*backends, reason=None):
     """Marks what these backends alone do."""
     return pytest.mark.skipif(

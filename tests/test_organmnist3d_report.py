@@ -20,6 +20,7 @@ from helpers import once
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
 
+import about_medmnist  # noqa: E402
 import data  # noqa: E402
 import report  # noqa: E402
 from common import run_folder  # noqa: E402
@@ -290,7 +291,7 @@ def test_page_is_well_formed(page):
 
 
 def test_25_volumes_and_10_mistakes_are_shown(page, nasty):
-    volumes, mistakes = page.section("volumes"), page.section("mistakes")
+    volumes, mistakes = page.section("samples"), page.section("mistakes")
     for text, count in ((volumes, 25), (mistakes, 10)):
         for mark in ("data:image/gif", "<details>", "<summary>", 'class="sheet"'):
             assert text.count(mark) == count
@@ -398,11 +399,13 @@ def test_animation_has_a_frame_per_slice():
 
 def test_large_volumes_keep_the_page_small():
     volume = np.random.default_rng(0).integers(0, 256, (64, 64, 64)).astype("uint8")
-    assert len(gallery.slices(volume)) == 22
+    assert gallery.frames_of(volume[..., None]).shape == (22, 64, 64)
     # Even noise, which cannot be compressed, 35 times.
     loaded = dataset("custom", 1)
     test = data.Split(volume[None, ..., None], np.zeros(1, "int64"))
-    text = gallery.cards([0], loaded._replace(test=test), [0], np.ones((1, 11)) / 11)
+    about = about_medmnist.about(loaded, RECORD)
+    loaded = loaded._replace(test=test)
+    text = gallery.cards([0], loaded, about, [0], np.ones((1, 11)) / 11)
     assert 35 * len(text) < 8e6
 
 
