@@ -67,7 +67,9 @@ def tests(session, backend):
     install(session, *groups(f"{backend}-alone", "test"))
     install(session, ".[examples,hf,scenic,search,video,volume]")
     # One module, by older emitters, compiles faster; other sessions have the default.
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    flags = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     environment = {"XLA_FLAGS": flags} if backend == "jax" else {}
     run_tests(session, backend, "-m", "not slow", **environment)
 

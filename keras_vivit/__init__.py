@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from keras_vivit import augmentation, config, data, initializers
+from keras_vivit import augmentation, config, data, initializers, visualization
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
     FactorizedDotProductBlock,
@@ -36,4 +36,5 @@ __all__ = [
     "resize_position_table",
     "save_to_transformers",
     "upload_preset",
+    "visualization",
 ]

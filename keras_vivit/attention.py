@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -77,6 +77,8 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         training: Boolean, whether weights are dropped.
         seeds: Optional iterator over the seeds of the dropout, which otherwise come
             from the layer's own generator.
+        attend: Optional function of query, key, value and mask that attends in place
+            of the layer, once for each share of the heads.
 
     Returns:
         Tensor of the inputs' shape.
@@ -152,6 +154,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool | None = None,
         seeds: Iterator[Any] | None = None,
+        attend: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         _, *grid, dim = shape = ops.shape(inputs)
         heads = (-1, math.prod(grid), self.num_heads, dim // self.num_heads)
@@ -164,10 +167,13 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             mask = reshape(mask, heads[:2])
         outputs = []
         for axes, *share in zip(self.axes, queries, keys, values, strict=True):
-            query, key, value = (_fold(x, grid, axes) for x in share)
-            kept = None if mask is None else _fold(mask, grid, axes)[:, None, None, :]
-            output = self._attend(query, key, value, kept, training, seeds)
-            outputs.append(_unfold(output, grid, axes))
+            query, key, value = (fold(x, grid, axes) for x in share)
+            kept = None if mask is None else fold(mask, grid, axes)[:, None, None, :]
+            if attend is None:
+                output = self._attend(query, key, value, kept, training, seeds)
+            else:
+                output = attend(query, key, value, kept)
+            outputs.append(unfold(output, grid, axes))
         output = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=2)
         output = fast.dense(self.output_dense, reshape(output, (-1, *heads[2:])))
         return reshape(output, (-1, *shape[1:]))
@@ -216,7 +222,7 @@ def _split(x: Tensor, shares: int) -> list[Tensor]:
     return [x] if shares == 1 else ops.split(x, shares, axis=2)
 
 
-def _fold(x: Tensor, grid: list[int], axes: str) -> Tensor:
+def fold(x: Tensor, grid: list[int], axes: str) -> Tensor:
     """Moves the axes that do not attend from `(batch, t*s, ...)` to the batch."""
     if axes == "all":
         return x
@@ -227,8 +233,8 @@ def _fold(x: Tensor, grid: list[int], axes: str) -> Tensor:
     return reshape(_swap(x), (-1, t, *rest))  # (b*s, t, ...)
 
 
-def _unfold(x: Tensor, grid: list[int], axes: str) -> Tensor:
-    """Undoes `_fold`."""
+def unfold(x: Tensor, grid: list[int], axes: str) -> Tensor:
+    """Undoes `fold`."""
     if axes == "all":
         return x
     t, s, rest = grid[0], math.prod(grid[1:]), tuple(x.shape[2:])

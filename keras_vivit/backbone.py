@@ -6,7 +6,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vivit import checkpoints, fast, freezing, policies, presets, validation
+from keras_vivit import (
+    checkpoints,
+    fast,
+    features,
+    freezing,
+    policies,
+    presets,
+    validation,
+)
 from keras_vivit.blocks import VARIANTS
 from keras_vivit.embeddings import AXES, ClassToken, TubeletEmbedding
 from keras_vivit.mlp import gelu_tanh
@@ -269,6 +277,37 @@ class ViViTBackbone(keras.Model):
             return super().call(inputs, training=training, mask=mask)
         block = VARIANTS[self.variant].block
         return fast.run_layers(self, block, super().call, inputs, training)
+
+    def features(
+        self, videos: Any, layers: Sequence[int | str] | None = None
+    ) -> list[Tensor]:
+        """Returns the tokens after some blocks as grids, for heads of one's own.
+
+        Videos may be symbolic, too: the features are then part of a functional model.
+
+        Args:
+            videos: Arrays, tensors or `keras.Input`s, as the backbone takes them.
+            layers: List of blocks: their indices, negative ones from the last, or their
+                names. Defaults to all.
+
+        Returns:
+            A list with a tensor `(batch, t, h, w, embed_dim)` for each block, before
+            the final normalization and without class token; `(batch, t, embed_dim)`
+            after temporal blocks of `"factorized_encoder"`.
+
+        Raises:
+            ValueError: If `layers` names no block.
+
+        Example:
+        >>> backbone = keras_vivit.ViViTBackbone(
+        ...     (28, 28, 28, 1), tubelet_size=(7, 7, 7), embed_dim=64,
+        ...     num_layers=3, num_heads=4, mlp_dim=128)
+        >>> middle, last = backbone.features(np.zeros((2, 28, 28, 28, 1)), [1, -1])
+        >>> middle.shape
+        (2, 4, 4, 4, 64)
+        """
+        blocks = features.choose_blocks(self, layers)
+        return features.grids_after(self, blocks, videos)
 
     def load_weights(
         self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any

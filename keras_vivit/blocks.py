@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -90,6 +90,10 @@ class _EncoderBlock(keras.layers.Layer):
         names = (*self._attentions, "mlp")
         return [(getattr(self, _norm_name(n)), getattr(self, n)) for n in names]
 
+    def attention_layers(self) -> list[MultiHeadSelfAttention]:
+        """Returns the block's attentions, in the order in which they apply."""
+        return [layer for _, layer in self._branches()[:-1]]
+
     def build(self, input_shape: Shape) -> None:
         dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
         for norm, layer in self._branches():
@@ -103,6 +107,7 @@ class _EncoderBlock(keras.layers.Layer):
         inputs: Tensor,
         mask: Tensor | None = None,
         training: bool | None = None,
+        attend: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         if mask is not None:
             inputs = validation.keep_tokens(inputs, mask)
@@ -118,8 +123,10 @@ class _EncoderBlock(keras.layers.Layer):
 
         def forward(tokens: Tensor) -> Tensor:
             again = seeds if draws is None else iter(draws)
-            return self._forward(tokens, mask, training, again)
+            return self._forward(tokens, mask, training, again, attend)
 
+        if attend is not None:  # It may keep tensors: no inner scope may own them.
+            return forward(inputs)
         run = functools.partial(fast.run_block, forward)
         return (fast.remat(run) if repeat else run)(inputs)
 
@@ -129,9 +136,12 @@ class _EncoderBlock(keras.layers.Layer):
         mask: Tensor | None,
         training: bool | None,
         seeds: Iterator[Any] | None,
+        attend: Callable[..., Tensor] | None,
     ) -> Tensor:
         for norm, layer in self._branches():
-            options = {} if layer is self.mlp else {"mask": mask}
+            options: dict[str, Any] = {} if layer is self.mlp else {"mask": mask}
+            if options and attend is not None:
+                options["attend"] = attend
             y = fast.call(norm, x, training=training)
             y = fast.call(layer, y, training=training, seeds=seeds, **options)
             if y.dtype != x.dtype:  # A branch has a dtype policy of its own.
@@ -196,6 +206,9 @@ class ViViTEncoderBlock(_EncoderBlock):
         mask: Optional boolean tensor `(batch, ...)`: only tokens at True are
             attended to. It travels on with the output.
         training: Boolean.
+        attend: Optional function of query, key and value `(batch, tokens, heads,
+            head_dim)` and of a mask `(batch, 1, 1, tokens)` or `None`. It attends in
+            place of the block's own attention and returns a tensor like the value.
 
     Returns:
         Tensor of the inputs' shape.
@@ -261,8 +274,7 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
 
     Call arguments:
         inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time.
-        mask: As for `ViViTEncoderBlock`.
-        training: Boolean.
+        mask, training, attend: As for `ViViTEncoderBlock`.
 
     Returns:
         Tensor of the inputs' shape.
@@ -347,8 +359,7 @@ class FactorizedDotProductBlock(_EncoderBlock):
 
     Call arguments:
         inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time.
-        mask: As for `ViViTEncoderBlock`.
-        training: Boolean.
+        mask, training, attend: As for `ViViTEncoderBlock`.
 
     Returns:
         Tensor of the inputs' shape.

@@ -109,8 +109,8 @@ def mlp(x, params, activation=gelu_tanh):
     return activation(hidden) @ params["Dense_1/kernel"] + params["Dense_1/bias"]
 
 
-def attention(query, key, value, keep=None):
-    """Softmax(Q K^T / sqrt(d_k)) V, equation 7, on `(batch, tokens, heads, d_k)`.
+def attention_weights(query, key, keep=None):
+    """Softmax(Q K^T / sqrt(d_k)), equation 7, on `(batch, tokens, heads, d_k)`.
 
     `keep` broadcasts to `(batch, heads, queries, keys)`.
     """
@@ -119,7 +119,12 @@ def attention(query, key, value, keep=None):
     if keep is not None:
         weights = weights * keep
     total = weights.sum(axis=-1, keepdims=True)
-    weights = weights / np.where(total == 0, 1, total)
+    return weights / np.where(total == 0, 1, total)
+
+
+def attention(query, key, value, keep=None):
+    """The sum of the values by weight, equation 7."""
+    weights = attention_weights(query, key, keep)
     return np.einsum("bhqk,bkhd->bqhd", weights, value)
 
 

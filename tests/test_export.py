@@ -16,6 +16,7 @@ import pytest
 from helpers import flat, normal, only, randomize
 
 import keras_vivit as kv
+from keras_vivit import visualization
 from keras_vivit.backbone import VARIANTS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -84,6 +85,25 @@ def test_format_gives_the_same_outputs(name, variant, tmp_path):
     model, path = small(variant), tmp_path / form.file
     form.save(model, path)
     check(model, form.load(path))
+
+
+def test_rollout_is_exported_beside_the_predictions(tmp_path):
+    model, videos = small(), normal(3, *SHAPE)
+    explained, path = visualization.with_rollout(model), tmp_path / "model"
+    if BACKEND == "torch":
+        torch = importlib.import_module("torch")
+        path = path.with_suffix(".pt2")
+        export.save_torch(explained, path)
+        outputs = torch.export.load(path).module()(torch.from_numpy(videos))
+    else:
+        need("tensorflow")
+        export.save_savedmodel(explained, path)
+        outputs = importlib.import_module("tensorflow").saved_model.load(path)
+        outputs = outputs.serve(videos)
+    predictions, rollout = outputs
+    np.testing.assert_allclose(flat(predictions)[0], flat(model(videos))[0], atol=1e-4)
+    expected = visualization.attention_rollout(model, videos)
+    np.testing.assert_allclose(flat(rollout)[0], expected, atol=1e-5)
 
 
 # === What upstream cannot do ===

@@ -77,11 +77,19 @@ def guesses(loaded, seed=0):
     return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
 
 
-def write(folder, loaded, probabilities, two_views=None, history=HISTORY, **changes):
+def write(
+    folder,
+    loaded,
+    probabilities,
+    two_views=None,
+    history=HISTORY,
+    explain=None,
+    **changes,
+):
     record = {**RECORD, "dataset": loaded.name, "data": loaded.source, **changes}
     run_folder.start(folder, record)
     (folder / "history.csv").write_text(history)
-    report.write(folder, loaded, probabilities, two_views)
+    report.write(folder, loaded, probabilities, two_views, explain)
     return json.loads((folder / "metrics.json").read_text())
 
 

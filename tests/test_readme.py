@@ -48,7 +48,11 @@ class ShapeChecker(doctest.OutputChecker):
         return super().check_output(want, got, optionflags)
 
 
-NAMES = [*keras_vivit.__all__, *(f"data.{name}" for name in keras_vivit.data.__all__)]
+NAMES = [
+    *keras_vivit.__all__,
+    *(f"data.{name}" for name in keras_vivit.data.__all__),
+    *(f"visualization.{name}" for name in keras_vivit.visualization.__all__),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,10 @@
 """What the report says of MedMNIST's volumes, and of the synthetic ones."""
 
+import sys
 from html import escape
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.report.page import About
 

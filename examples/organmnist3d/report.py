@@ -46,11 +46,12 @@ def run(folder, path=None):
 
     import training  # Keras, and with it the backend
 
-    predictions = training.predict_two_views(training.load(folder), data)
-    write(folder, data, *predictions)
+    model = training.load(folder)
+    predictions = training.predict_two_views(model, data)
+    write(folder, data, *predictions, training.explain(model))
 
 
-def write(folder, data, probabilities, two_views=None):
+def write(folder, data, probabilities, two_views=None, explain=None):
     """Writes predictions, metrics and the page into a run's folder.
 
     Args:
@@ -58,10 +59,14 @@ def write(folder, data, probabilities, two_views=None):
         data: A `Dataset`.
         probabilities: Array `(n, num_classes)` for the test volumes.
         two_views: The same, averaged with what the mirrored volumes give, or `None`.
+        explain: Optional function of volumes and of a class each, that returns maps of
+            what speaks for it.
     """
     facts = {"dataset": data.name, "data": data.source, "data_md5": data.md5}
     about = about_medmnist.about(data, run_folder.record_of(folder))
-    metrics = writing.write(folder, data, about, facts, probabilities, two_views)
+    metrics = writing.write(
+        folder, data, about, facts, probabilities, two_views, explain
+    )
     print(writing.summary(metrics, about))
     print(f"Open {folder / 'report.html'}")
 

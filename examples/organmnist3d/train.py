@@ -119,7 +119,7 @@ def run(options):
         callbacks = training.tensorboard(folder) if options.tensorboard else []
         model = training.train(data, configuration, folder, callbacks, options.verbose)
     predictions = training.predict_two_views(model, data, options.verbose)
-    report.write(folder, data, *predictions)
+    report.write(folder, data, *predictions, training.explain(model))
 
 
 if __name__ == "__main__":

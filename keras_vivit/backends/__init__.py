@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -11,6 +12,28 @@ import keras
 def has_values(tensor: Any) -> bool:
     """Whether values can be read: not while a backend traces or builds a graph."""
     return _backend().has_values(tensor)
+
+
+def without_gradients() -> AbstractContextManager[Any]:
+    """Returns a scope whose computations keep nothing for a gradient."""
+    return _backend().without_gradients()
+
+
+def pull_back(
+    function: Callable[..., tuple[Any, Any]], tensors: list[Any], upstream: Any
+) -> tuple[Any, list[Any]]:
+    """Computes gradients by any tensors: the vector-Jacobian product.
+
+    Args:
+        function: Takes the tensors and returns its output and anything else.
+        tensors: List of floating-point tensors.
+        upstream: Tensor of the output's shape and dtype: the gradient by the output.
+
+    Returns:
+        What else the function returned, and the list of gradients, zero by a tensor
+        without influence.
+    """
+    return _backend().pull_back(function, tensors, upstream)
 
 
 def is_foreign_graph(data: Any) -> bool:

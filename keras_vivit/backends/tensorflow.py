@@ -1,5 +1,6 @@
 """What functions need from TensorFlow, and in `tf.data` on any backend."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -31,3 +32,16 @@ def call_from_graph(function: Callable[..., Any], data: Any, spec: Any) -> Any:
     for x, s in zip(outputs, specs, strict=True):
         x.set_shape(s.shape)
     return keras.tree.pack_sequence_as(spec, outputs)
+
+
+without_gradients = contextlib.nullcontext
+
+
+def pull_back(
+    function: Callable[..., tuple[Any, Any]], tensors: list[Any], upstream: Any
+) -> tuple[Any, list[Any]]:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(tensors)
+        output, others = function(*tensors)
+    zero = tf.UnconnectedGradients.ZERO
+    return others, tape.gradient(output, tensors, upstream, zero)

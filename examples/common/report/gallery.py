@@ -24,15 +24,19 @@ def most_confident_mistakes(labels, predicted, probabilities, count=10):
     return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
-def cards(rows, data, about, predicted, probabilities):
-    """Returns a list with a figure for each of these rows of the test samples."""
+def cards(rows, data, about, predicted, probabilities, views=None):
+    """Returns a list with a figure for each of these rows of the test samples.
+
+    `views` holds HTML for each of them, to be shown beside the animation.
+    """
     figures = "".join(
-        card(row, data, about, predicted[row], probabilities[row]) for row in rows
+        card(row, data, about, predicted[row], probabilities[row], view)
+        for row, view in zip(rows, views or [""] * len(rows), strict=True)
     )
     return f'<ul class="cards">{figures}</ul>'
 
 
-def card(row, data, about, predicted, probabilities):
+def card(row, data, about, predicted, probabilities, view=""):
     frames, label = frames_of(data.test.images[row]), data.test.labels[row]
     actual, said = (escape(data.class_names[i]) for i in (label, predicted))
     right = label == predicted
@@ -42,7 +46,8 @@ def card(row, data, about, predicted, probabilities):
     return f"""
 <li class="card {"right" if right else "wrong"}"><figure>
 <details>
-<summary>{pictures_of(frames, alt)}<span class="more">Side by side</span></summary>
+<summary><span class="views"><span>{pictures_of(frames, alt)}</span>{view}</span>
+<span class="more">Side by side</span></summary>
 <img class="sheet" alt="{sheet}" src="{jpeg(contact_sheet(frames))}">
 </details>
 <figcaption>
@@ -57,11 +62,14 @@ def card(row, data, about, predicted, probabilities):
 
 def pictures_of(frames, alt):
     """Returns an animation, and the still frame for those who do not want any."""
-    middle = png(frames[len(frames) // 2])
+    return animation(gif(frames), png(frames[len(frames) // 2]), frames, alt)
+
+
+def animation(moving, middle, frames, alt):
     size = f'width="{frames.shape[2]}" height="{frames.shape[1]}"'
     return f"""<picture class="moving">
 <source media="(prefers-reduced-motion: reduce)" srcset="{middle}">
-<img alt="{alt}, as an animation" {size} src="{gif(frames)}">
+<img alt="{alt}, as an animation" {size} src="{moving}">
 </picture><img class="still" alt="{alt}, the middle one" {size} src="{middle}">"""
 
 

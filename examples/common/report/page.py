@@ -11,7 +11,7 @@ from string import Template
 from typing import NamedTuple
 
 from common.command_line import duration
-from common.report import charts, gallery, results
+from common.report import charts, gallery, heat, results
 from common.report.measures import decide
 
 FOLDER = Path(__file__).parent
@@ -37,7 +37,7 @@ class About(NamedTuple):
     second_view: str = ""
 
 
-def build(data, about, record, history, metrics, probabilities, shown):
+def build(data, about, record, history, metrics, probabilities, shown, explain=None):
     """Returns the page as text.
 
     Args:
@@ -48,6 +48,8 @@ def build(data, about, record, history, metrics, probabilities, shown):
         metrics: What goes into `metrics.json`.
         probabilities: Array `(n, num_classes)`, one view of the test samples.
         shown: Rows of the test samples that are shown.
+        explain: Optional function of samples and of a class each, that returns maps of
+            what speaks for it.
     """
     labels, kept, noun = data.test.labels, metrics["kept_epoch"], about.noun
     predicted = decide(probabilities, data.task)
@@ -77,8 +79,23 @@ def build(data, about, record, history, metrics, probabilities, shown):
             data, metrics["per_class"], predicted, probabilities, noun
         ),
         shown=f"{len(shown)} {about.kind}test {noun}s, {about.part} by {about.part}",
-        gallery=gallery.cards(shown, data, about, predicted, probabilities),
-        mistakes=gallery.cards(mistakes, data, about, predicted, probabilities)
+        heat=heat.SWITCH if explain else "",
+        gallery=gallery.cards(
+            shown,
+            data,
+            about,
+            predicted,
+            probabilities,
+            heat.views_of(explain, shown, data, about, predicted),
+        ),
+        mistakes=gallery.cards(
+            mistakes,
+            data,
+            about,
+            predicted,
+            probabilities,
+            heat.views_of(explain, mistakes, data, about, predicted, labels),
+        )
         if len(mistakes)
         else f"<p>There is none: every test {noun} is predicted right.</p>",
         facts=facts(about, record, metrics),

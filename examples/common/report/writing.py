@@ -9,7 +9,7 @@ from common.report import gallery, page
 from common.report.measures import measure
 
 
-def write(folder, data, about, facts, probabilities, two_views=None):
+def write(folder, data, about, facts, probabilities, two_views=None, explain=None):
     """Writes `predictions.npz`, `metrics.json` and `report.html` into a run's folder.
 
     Args:
@@ -19,6 +19,8 @@ def write(folder, data, about, facts, probabilities, two_views=None):
         facts: Dictionary, what `metrics.json` says of the data.
         probabilities: Array `(n, num_classes)` for the test samples.
         two_views: The same, averaged with those of a second view, or `None`.
+        explain: Optional function of samples and of a class each, that returns maps of
+            what speaks for it.
 
     Returns:
         The metrics.
@@ -39,7 +41,9 @@ def write(folder, data, about, facts, probabilities, two_views=None):
     text = json.dumps(metrics, indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
     shown = gallery.choose(len(labels), record["seed"])
-    text = page.build(data, about, record, history, metrics, probabilities, shown)
+    text = page.build(
+        data, about, record, history, metrics, probabilities, shown, explain
+    )
     (folder / "report.html").write_text(text, "utf-8")
     return metrics
 

@@ -1,0 +1,45 @@
+"""What a model looks at: attention, rollout, relevance, and pictures of them."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_vivit.visualization.drawing import overlay, save_gif
+    from keras_vivit.visualization.gradients import grad_cam, relevance
+    from keras_vivit.visualization.maps import attention_maps, attention_rollout
+    from keras_vivit.visualization.outputs import with_outputs, with_rollout
+
+__all__ = [
+    "attention_maps",
+    "attention_rollout",
+    "grad_cam",
+    "overlay",
+    "relevance",
+    "save_gif",
+    "with_outputs",
+    "with_rollout",
+]
+
+# Imported at first use: most users of the models explain none.
+_MODULES = {
+    "attention_maps": "maps",
+    "attention_rollout": "maps",
+    "grad_cam": "gradients",
+    "overlay": "drawing",
+    "relevance": "gradients",
+    "save_gif": "drawing",
+    "with_outputs": "outputs",
+    "with_rollout": "outputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]
