@@ -19,6 +19,7 @@ def measure(case, batches=8, epochs=4):
     import configs
     import data
     import training
+    from common.resuming import RepeatableEpochs
 
     configuration = {
         **configs.TUNED,
@@ -41,6 +42,6 @@ def measure(case, batches=8, epochs=4):
         epochs=epochs,
         shuffle=False,
         verbose=0,
-        callbacks=[training.RepeatableEpochs(source)],
+        callbacks=[RepeatableEpochs(source)],
     ).history["seconds"]
     return {"epoch": statistics.median(history[1:]) * whole / batches, "batches": whole}

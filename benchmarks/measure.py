@@ -32,6 +32,10 @@ def measure_model(case, size):
     videos, labels = inputs(size)
     device = Device(case)
     load_packages(case)
+    if "without" in case:
+        from keras_vivit import fast
+
+        delattr(fast.module(), case["without"])
     before = device.memory()
     subject = build(case, size, videos, labels, device)
     first = seconds_of(subject.train)

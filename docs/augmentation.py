@@ -20,8 +20,8 @@ LAYERS = (
     augmentation.RandomClip(8, rate=(0.5, 2.0), seed=1),
     augmentation.RandomColorJitter(0.4, 0.4, 0.6, 0.2, seed=1),
     augmentation.RandAugment(num_ops=2, magnitude=0.6, seed=3),
-    augmentation.MixUp(seed=1),
-    augmentation.CutMix(seed=1),
+    augmentation.MixUp(seed=32),
+    augmentation.CutMix(seed=50),
 )
 
 

@@ -94,7 +94,7 @@ class MLP(keras.layers.Layer):
         hidden = fast.activate(self.activation, fast.dense(self.hidden_dense, rows))
         hidden = dropout(hidden, self.dropout_rate, seeds if training else None)
         output = fast.dense(self.output_dense, hidden)
-        return fast.reshape(output, ops.shape(inputs))
+        return fast.reshape(output, (-1, *ops.shape(inputs)[1:]))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

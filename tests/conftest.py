@@ -45,6 +45,12 @@ def collect(generation=0, collect=gc.collect):
 
 
 gc.collect = collect
+gc.set_threshold(10_000, 20, 50)  # Of the many objects of a compiler few are garbage.
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: later collections need not look at it."""
+    gc.freeze()
 
 
 def has_gpu():

@@ -56,12 +56,24 @@ def augmentation_of(class_name, **changes):
     return layer(**{**AUGMENTATIONS[layer], "seed": 0, **changes})
 
 
+def augmented(layer, training=True, **data):
+    """A dictionary of arrays."""
+    outputs = layer(data, training=training)
+    assert list(outputs) == list(data)
+    return {name: keras.ops.convert_to_numpy(x) for name, x in outputs.items()}
+
+
 def only(*backends, reason=None):
     """Marks what these backends alone do."""
     return pytest.mark.skipif(
         keras.config.backend() not in backends,
         reason=reason or f"a matter of {' and '.join(backends)}",
     )
+
+
+def slow(*values):
+    """Parameters that the tests marked `slow` have more than the others."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 once = only("torch", reason="is the same on each backend")

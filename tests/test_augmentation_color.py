@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import augmented
 
 from keras_vivit import augmentation
 from keras_vivit.augmentation import pixels
@@ -24,9 +25,8 @@ def still(samples=1, n=3, channels=3):
     return np.tile(frame, (1, n, 1, 1, 1))
 
 
-def changed(layer, **data):
-    outputs = layer(data, training=True)
-    return [keras.ops.convert_to_numpy(outputs[name]) for name in data]
+def changed(layer, training=True, **data):
+    return list(augmented(layer, training, **data).values())
 
 
 def by_pillow(name, image, m):

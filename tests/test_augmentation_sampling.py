@@ -2,14 +2,13 @@
 
 import keras
 import numpy as np
-from helpers import normal
+from helpers import augmented, normal
 
 from keras_vivit import augmentation
 
 
 def changed(layer, training=True, **data):
-    outputs = layer(data, training=training)
-    return [keras.ops.convert_to_numpy(outputs[name]) for name in data]
+    return list(augmented(layer, training, **data).values())
 
 
 # === Crops ===

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, only, randomize
+from helpers import flat, normal, only, randomize, slow
 
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
@@ -26,6 +26,14 @@ MODELS = [
     ("factorized_dot_product", "mean"),
 ]
 all_models = pytest.mark.parametrize(("variant", "pooling"), MODELS)
+# Training compiles most: two of them, and the others in the slow tests.
+trained_models = pytest.mark.parametrize(
+    ("variant", "pooling"),
+    [
+        pytest.param(*m, marks=[pytest.mark.slow] * (m not in MODELS[1:3]))
+        for m in MODELS
+    ],
+)
 
 
 def small(variant, pooling="mean", model=kv.ViViTClassifier, **changes):
@@ -109,7 +117,7 @@ def test_masked_frames_have_no_influence(variant, pooling):
     np.testing.assert_allclose(a[2], unmasked[2], atol=1e-6)
 
 
-@all_models
+@trained_models
 def test_masked_models_train_and_survive_saving(variant, pooling, tmp_path):
     model = small(variant, pooling, masked=True)
     inputs = {
@@ -147,7 +155,7 @@ def test_still_video_gives_the_tokens_of_one_frame(variant):
 # === Training and taking apart ===
 
 
-@all_models
+@trained_models
 def test_checkpointed_training_is_the_same(variant, pooling):
     def trained(remat):
         keras.utils.set_random_seed(0)
@@ -187,6 +195,7 @@ def kept_for_gradient(model, videos):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @only("jax", "torch", reason="TensorFlow has no public count of its memory")
 def test_checkpointing_keeps_less_than_half_of_the_memory():
     plain, checkpointed = (
@@ -200,7 +209,7 @@ def test_checkpointing_keeps_less_than_half_of_the_memory():
 
 
 @all_models
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", *slow("mixed_bfloat16", "float16")])
 def test_backbone_computes_what_its_graph_does(variant, pooling, dtype):
     backbone = small(variant, pooling, kv.ViViTBackbone, dtype=dtype, rescaling=(2, -1))
     graph = keras.Model(backbone.input, backbone.output)

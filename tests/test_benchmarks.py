@@ -9,6 +9,8 @@ from pathlib import Path
 import keras
 import pytest
 
+from keras_vivit import fast
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 if not FOLDER.exists():
     pytest.skip("a source distribution has no benchmarks", allow_module_level=True)
@@ -16,6 +18,7 @@ sys.path.insert(0, str(FOLDER))  # as Python does for a script in that folder
 
 import flops  # noqa: E402
 import measure  # noqa: E402
+import paths  # noqa: E402
 import peers  # noqa: E402
 import run  # noqa: E402
 import tables  # noqa: E402
@@ -275,6 +278,36 @@ def test_killed_run_goes_on_and_another_machine_is_refused(measured, tmp_path, c
     with pytest.raises(SystemExit, match="results of another threads"):
         run.main([*arguments, "2"])
     assert "Medians of 2 rounds" in capsys.readouterr().out
+
+
+def test_fast_paths_are_taken_away_one_at_a_time(monkeypatch, tmp_path, capsys):
+    found = []
+
+    def fake(case, device):
+        found.append(case.get("without"))
+        return {"train": 0.5, "predict": 0.5 if "without" in case else 0.25}
+
+    monkeypatch.setattr(paths, "run", fake)
+    options = ["--sizes", "tokens64", "--rounds", "2", "--out", str(tmp_path)]
+    paths.main(["--backends", BACKEND, *options])
+    names = paths.paths(BACKEND)
+    assert {"product", "layer_norm", "dot_product_attention"} < set(names)
+    assert found == [None, *names] * 2
+    assert f"| {BACKEND} | tokens64 | `product` | 1.00 " in capsys.readouterr().out
+    rows = json.loads((tmp_path / f"paths-{BACKEND}-float32.json").read_text())["rows"]
+    assert [row["predict"] for row in rows] == [[0.5, 0.5]] * len(names)
+
+
+@ignore_dropped_voxels
+def test_path_that_is_taken_away_does_not_run(monkeypatch):
+    monkeypatch.setitem(SIZES, "tiny", dataclasses.replace(TINY, num_layers=1))
+    monkeypatch.setattr(fast, "_own", fast._own.__wrapped__)
+    module = fast.module()
+    monkeypatch.setattr(module, "layer_norm", lambda *arguments: 1 / 0)
+    case = {**CPU, "kind": "model", "model": "vivit1", "size": "tiny"}
+    with pytest.raises(Exception, match="division by zero"):
+        measure.measure(case)
+    measure.measure({**case, "without": "layer_norm"})
 
 
 def test_failed_case_says_why(monkeypatch):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import flat, normal, randomize, slow
 
 import keras_vivit as kv
 
@@ -45,7 +45,7 @@ def one_step(block_class, remat, **rates):
     return flat(model.trainable_variables)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rate", [*slow(0.0), 0.3])
 @pytest.mark.parametrize("block_class", BLOCKS)
 def test_remat_gives_the_same_gradients(block_class, rate):
     rates = dict.fromkeys(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import once
 from small_volumes import (
     SHAPE,
     affine_of,
@@ -16,6 +17,8 @@ from small_volumes import (
 )
 
 from keras_vivit.data import read_volume, volume_info
+
+pytestmark = once
 
 
 @pytest.mark.parametrize("orientation", ["SPL", "IAR", "LSA", "ARS"])

@@ -7,11 +7,12 @@ import os
 import pathlib
 import re
 
+import keras
 import pytest
 from helpers import once
 
 import keras_vivit
-from keras_vivit import augmentation, data, initializers
+from keras_vivit import augmentation, config, data, initializers
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,9 +63,10 @@ def public_names():
     )
     yield from (f"keras_vivit.augmentation.{name}" for name in augmentation.__all__)
     yield from (f"keras_vivit.data.{name}" for name in data.__all__)
-    for name, value in vars(initializers).items():
-        if inspect.isfunction(value) and not name.startswith("_"):
-            yield f"keras_vivit.initializers.{name}"
+    for module in (config, initializers):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and not name.startswith("_"):
+                yield f"{module.__name__}.{name}"
 
 
 def picture_files(name, monkeypatch):
@@ -131,7 +133,8 @@ def test_reference_shows_the_methods_of_a_model(name):
     methods = (
         attribute
         for attribute, value in vars(getattr(keras_vivit, name)).items()
-        if isinstance(value, classmethod) and attribute != "from_config"
+        if inspect.isfunction(value) or isinstance(value, classmethod)
+        if not attribute.startswith("_") and not hasattr(keras.Model, attribute)
     )
     pages = {k: v for found in DIRECTIVE_NAMES.values() for k, v in found.items()}
     assert sorted(pages[f"keras_vivit.{name}"]) == sorted(methods)

@@ -61,7 +61,8 @@ def step(variant, dtype, **arguments):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)]
+    ("dtype", "tolerance"),
+    [("float32", 1e-5), pytest.param("mixed_bfloat16", 0.05, marks=pytest.mark.slow)],
 )
 def test_steps_are_the_same_both_ways(variant, dtype, tolerance):
     arguments = {"activation": "gelu", "remat": variant == "spatio_temporal"}

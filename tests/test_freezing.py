@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import SMALL, flat, normal, small_classifier
+from helpers import SMALL, flat, normal, slow, small_classifier
 
 import keras_vivit as kv
 from keras_vivit.backbone import VARIANTS
@@ -34,7 +34,7 @@ def freeze_the_head(model):
     model.get_layer("head").trainable = False
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS)[:1] + slow(*list(VARIANTS)[1:]))
 @pytest.mark.parametrize(
     "freeze", [freeze_backbone, freeze_a_block, freeze_inside_a_block, freeze_the_head]
 )

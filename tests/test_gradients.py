@@ -87,6 +87,7 @@ def test_layer_norm_has_the_derivatives_of_its_formula():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_second_derivatives_of_models(variant):
@@ -114,6 +115,7 @@ def test_second_derivatives_of_models(variant):
 
 
 @only("jax")
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @each_block
 def test_jax_has_forward_mode_and_hessians(block_class):
@@ -137,6 +139,7 @@ def test_jax_has_forward_mode_and_hessians(block_class):
 
 
 @only("jax")
+@pytest.mark.slow
 def test_jax_differentiates_weights_in_forward_mode():
     import jax
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, only, small_classifier
+from helpers import flat, normal, only, slow, small_classifier
 from keras import ops
 
 import keras_vivit as kv
@@ -165,8 +165,8 @@ def test_masked_model_leaves_the_tensor_of_the_caller(kind):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("pooling", ["mean", "token"])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", *slow("token")])
+@pytest.mark.parametrize("masked", [*slow(False), True])
 def test_fixed_positions_take_videos_of_any_size(variant, pooling, masked):
     if pooling == "token" and not VARIANTS[variant].has_class_token:
         pytest.skip("has no class token")

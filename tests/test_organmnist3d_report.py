@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import BROWSER, FLAGS, needs_browser
+from helpers import once
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "organmnist3d"
 sys.path.insert(0, str(EXAMPLE))  # as Python does for a script in that folder
 
+import about_medmnist  # noqa: E402
 import data  # noqa: E402
 import report  # noqa: E402
 from common import run_folder  # noqa: E402
@@ -194,6 +196,7 @@ def test_interval_is_wilsons():
     assert measures.binomial_interval(0, 10)[0] == 0.0
 
 
+@once
 def test_interval_of_the_auc_is_that_of_a_bootstrap():
     loaded = dataset("custom", volumes=220)
     labels, scores, rng = loaded.test.labels, guesses(loaded), np.random.default_rng(0)
@@ -296,7 +299,7 @@ def test_page_is_well_formed(page):
 
 
 def test_25_volumes_and_10_mistakes_are_shown(page, nasty):
-    volumes, mistakes = page.section("volumes"), page.section("mistakes")
+    volumes, mistakes = page.section("samples"), page.section("mistakes")
     for text, count in ((volumes, 25), (mistakes, 10)):
         for mark in ("data:image/gif", "<details>", "<summary>", 'class="sheet"'):
             assert text.count(mark) == count
@@ -404,11 +407,13 @@ def test_animation_has_a_frame_per_slice():
 
 def test_large_volumes_keep_the_page_small():
     volume = np.random.default_rng(0).integers(0, 256, (64, 64, 64)).astype("uint8")
-    assert len(gallery.slices(volume)) == 22
+    assert gallery.frames_of(volume[..., None]).shape == (22, 64, 64)
     # Even noise, which cannot be compressed, 35 times.
     loaded = dataset("custom", 1)
     test = data.Split(volume[None, ..., None], np.zeros(1, "int64"))
-    text = gallery.cards([0], loaded._replace(test=test), [0], np.ones((1, 11)) / 11)
+    about = about_medmnist.about(loaded, RECORD)
+    loaded = loaded._replace(test=test)
+    text = gallery.cards([0], loaded, about, [0], np.ones((1, 11)) / 11)
     assert 35 * len(text) < 8e6
 
 

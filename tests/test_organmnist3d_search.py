@@ -96,6 +96,7 @@ def test_killed_search_goes_on_with_two_workers_and_loses_nothing(npz, tmp_path)
     assert {"history.png", "importance.png"} <= {p.name for p in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_trial_that_another_worker_took_over_is_left_to_it(npz, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
     trials = []

@@ -40,8 +40,16 @@ def train(model, video_shape):
     model.train_on_batch(normal(2, *video_shape), np.ones(outputs, "float32"))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("variant", ["spatio_temporal", "factorized_encoder"])
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        ("spatio_temporal", "adamw"),
+        *(
+            pytest.param("factorized_encoder", o, marks=pytest.mark.slow)
+            for o in OPTIMIZERS
+        ),
+    ],
+)
 def test_moments_of_tables_start_at_zero_and_the_rest_loads(
     variant, optimizer, tmp_path
 ):

@@ -57,11 +57,13 @@ def imports():
     return [import_afresh("keras_vivit") for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_import_brings_in_only_what_keras_does(imports):
     assert imports[0]["packages"] == []
     assert not imports[0]["environment"]
 
 
+@pytest.mark.slow
 def test_import_check_can_fail(tmp_path):
     (tmp_path / "heavy.py").write_text("")
     stub = "import os\nimport heavy\nos.environ['KERAS_BACKEND'] = 'heavy'\n"
@@ -71,6 +73,7 @@ def test_import_check_can_fail(tmp_path):
     assert found["environment"]
 
 
+@pytest.mark.slow
 def test_import_takes_under_50_ms(imports):
     assert statistics.median(run["seconds"] for run in imports) < 0.05
 

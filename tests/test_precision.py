@@ -71,6 +71,7 @@ def test_pixels_are_not_rounded_before_they_are_scaled(dtype):
     assert len(np.unique(flat(rescaled(values))[0])) == 256
 
 
+@pytest.mark.slow
 @each_mixed
 def test_training_follows_float32(dtype):
     labels = np.array([0, 1, 2, 0])

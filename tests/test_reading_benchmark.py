@@ -32,6 +32,7 @@ def test_readers_read_the_whole_folder(folder, reader):
     assert reading.measure(case)["clips_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_with_the_folder_and_with_arrays(folder, monkeypatch):
     monkeypatch.setattr(reading, "SHAPE", (4, 32, 32, 3))
     case = {"reader": "step", "folder": str(folder), "workers": 2}

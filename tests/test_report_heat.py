@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import sys
+import types
 from html import escape
 
 import numpy as np
@@ -47,7 +48,7 @@ def page(asked, tmp_path_factory):
 
 
 def test_each_volume_has_what_its_prediction_rests_on(page, asked):
-    volumes, mistakes = page.section("volumes"), page.section("mistakes")
+    volumes, mistakes = page.section("samples"), page.section("mistakes")
     assert volumes.count('<span class="heat">') == 25
     assert volumes.count("data:image/gif") == 2 * 25
     assert mistakes.count('<span class="heat">') == 2 * 10
@@ -59,7 +60,7 @@ def test_each_volume_has_what_its_prediction_rests_on(page, asked):
 def test_mistakes_show_the_wrong_and_the_right_class(page, asked):
     labels = dataset("custom").test.labels
     predicted = guesses(dataset("custom")).argmax(axis=1)
-    shown = [int(row) for row in re.findall(r"no\. (\d+)", page.section("volumes"))]
+    shown = [int(row) for row in re.findall(r"no\. (\d+)", page.section("samples"))]
     wrong = [int(row) for row in re.findall(r"no\. (\d+)", page.section("mistakes"))]
     assert [len(volumes) for volumes, _ in asked] == [25, 10, 10]
     for (volumes, classes), rows, expected in zip(
@@ -111,9 +112,10 @@ def test_large_volumes_show_as_many_slices():
         lambda volumes, classes: np.random.default_rng(0).random((1, 4, 4, 4)),
         np.array([0]),
         loaded._replace(test=test),
+        types.SimpleNamespace(noun="volume"),
         np.array([2]),
     )
-    assert len(gallery.slices(volume[0])) == 22
+    assert len(gallery.frames_of(volume[0])) == 22
     assert 'width="64"' in view
 
 

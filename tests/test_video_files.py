@@ -14,7 +14,7 @@ from helpers import data_folder, moving_video, needs_av, once, write_video
 
 from keras_vivit.data import decoding, read_video, video, video_info
 
-pytestmark = needs_av
+pytestmark = [needs_av, once]
 
 
 @pytest.fixture
@@ -346,7 +346,6 @@ def real_files():
         )
 
 
-@once
 @pytest.mark.parametrize("row", list(real_files()))
 def test_real_file_gives_what_its_index_says(row):
     path = data_folder("files", row["file"])

@@ -21,7 +21,7 @@ from small_videos import (
 
 from keras_vivit.data import VideoFolder, surveying
 
-pytestmark = needs_av
+pytestmark = [needs_av, once]
 
 
 @pytest.fixture
@@ -362,7 +362,6 @@ def test_files_of_two_parts_count_once(tmp_path):
 # === Real clips ===
 
 
-@once
 @pytest.mark.parametrize(
     ("name", "classes", "counts"),
     [

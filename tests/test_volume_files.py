@@ -23,6 +23,8 @@ from small_volumes import (
 
 from keras_vivit.data import read_volume, volume_formats, volume_info
 
+pytestmark = once
+
 PAIRS = ("RL", "AP", "SI")
 ORIENTATIONS = [
     "".join(letters)
@@ -289,7 +291,6 @@ REFUSED = {
 }
 
 
-@once
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about odd values
 @pytest.mark.parametrize(
     "row", index(), ids=[f"{row['path']}-{row['series']}" for row in index()]

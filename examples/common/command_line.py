@@ -4,6 +4,7 @@ Nothing here imports Keras, so that a mistake is reported before a backend start
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +26,15 @@ def exit_status(run, *arguments):
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def input_errors():
+    """Takes the errors of reading what the user named for the user's mistakes."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(str(error)) from error
 
 
 def positive(text):

@@ -18,13 +18,18 @@ def record_of(folder):
         ) from error
 
 
-def start(folder, record):
-    """Makes the folder of a new run; an earlier run in it is not overwritten."""
+def check_new(folder):
+    """Raises if there is a run in the folder: it is not overwritten."""
     if (folder / "run.json").exists():
         raise InputError(
             f"`--out` must not hold a run yet. Received: {folder} (`--resume` goes on "
             "with the run in it, another `--out` starts one elsewhere)."
         )
+
+
+def start(folder, record):
+    """Makes the folder of a new run."""
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

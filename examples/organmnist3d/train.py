@@ -109,12 +109,13 @@ def run(options):
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     import report
     import training
+    from common import versions
 
     if (folder / "model.keras").exists():
         print(f"The run in {folder} is finished; making its report again.")
         model = training.load(folder)
     else:
-        run_folder.note(folder, versions=training.versions())
+        run_folder.note(folder, versions=versions.installed())
         callbacks = training.tensorboard(folder) if options.tensorboard else []
         model = training.train(data, configuration, folder, callbacks, options.verbose)
     predictions = training.predict_two_views(model, data, options.verbose)

@@ -1,8 +1,6 @@
 """The Keras side of the recipe: batches, model, optimizer, training and prediction."""
 
-import importlib
 import os
-import platform
 import shutil
 import sys
 from pathlib import Path
@@ -16,16 +14,9 @@ from keras_vivit import augmentation, visualization
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common.batches import RepeatableBatches
-from common.command_line import InputError
 from common.devices import fill_up, shares, with_weights
-from common.progress import ProgressLine
-from common.resuming import (
-    Checkpoint,
-    RepeatableEpochs,
-    ResumableEarlyStopping,
-    reseed,
-)
-from common.run_folder import read_history
+from common.fitting import fit
+from common.resuming import reseed
 
 # === Batches ===
 
@@ -173,8 +164,7 @@ def optimizer(configuration, steps):
 def train(data, configuration, folder, callbacks=(), verbose=False):
     """Trains, or resumes training, and saves the epoch to keep as `model.keras`.
 
-    That is the epoch with the best validation loss where training may stop early,
-    else the last one. Weights are the moving average of the optimizer, if it has one.
+    Weights are the moving average of the optimizer, if it has one.
 
     Args:
         data: `data.Dataset`.
@@ -185,44 +175,24 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
     """
     model = build(data, configuration)
     describe(model, data, configuration)
-    checkpoint = Checkpoint(folder / "checkpoints", "epoch-{epoch:04d}.npz")
-    history, epochs = read_history(folder), configuration["epochs"]
-    patience = configuration["patience"]
-    stopping = ResumableEarlyStopping(
-        history,
-        monitor="val_loss",
-        mode="min",
-        patience=epochs if patience is None else patience,
+    classes, batch_size = len(data.class_names), configuration["batch_size"]
+    augment = layers_for(configuration["augmentation"], data.sides)
+    fit(
+        model,
+        Batches(data.train, classes, batch_size, configuration["seed"], augment),
+        with_weights(data.val.images, one_hot(data.val.labels, classes)),
+        folder,
+        epochs=configuration["epochs"],
+        patience=configuration["patience"],
+        averaging=configuration["ema_momentum"] is not None,
+        validation_batch_size=even_batch(len(data.val.labels), batch_size),
+        callbacks=callbacks,
+        verbose=verbose,
     )
-    if history:
-        print(f"Going on after epoch {len(history)}.")
-        load_epoch(model, checkpoint, len(history))
-
-    # Replayed before `fit`, which would train one epoch more in any case.
-    stopping.set_model(model)
-    stopping.on_train_begin()
-    if len(history) < epochs and not stopping.stopped_epoch:
-        fit(
-            model, data, configuration, folder, checkpoint, stopping, callbacks, verbose
-        )
-
-    kept = epochs if patience is None else stopping.best_epoch + 1
-    load_epoch(model, checkpoint, kept)
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    loss = read_history(folder)[kept - 1]["val_loss"]
-    print(f"Keeping epoch {kept} (val_loss {loss:.4f}).")
     model.save(folder / "unfinished.keras")
     os.replace(folder / "unfinished.keras", folder / "model.keras")
-    shutil.rmtree(checkpoint.folder)
+    shutil.rmtree(folder / "checkpoints")
     return model
-
-
-def load_epoch(model, checkpoint, epoch):
-    if checkpoint.load(model, epoch) != epoch:
-        raise InputError(
-            f"The run folder must hold the checkpoint of epoch {epoch}. "
-            f"Received: no file {checkpoint.path(epoch)}."
-        )
 
 
 def describe(model, data, configuration):
@@ -235,40 +205,6 @@ def describe(model, data, configuration):
         f"on {len(data.train.labels)} volumes for {configuration['epochs']} epochs"
         f"{stops}. The first epoch will show how long that takes.",
         flush=True,
-    )
-
-
-def fit(model, data, configuration, folder, checkpoint, stopping, callbacks, verbose):
-    classes, batch_size = len(data.class_names), configuration["batch_size"]
-    augment = layers_for(configuration["augmentation"], data.sides)
-    batches = Batches(data.train, classes, batch_size, configuration["seed"], augment)
-
-    def prune(epoch, logs):
-        checkpoint.keep_only(epoch + 1, stopping.best_epoch + 1)
-
-    averaging = configuration["ema_momentum"] is not None
-    model.fit(
-        batches,
-        epochs=configuration["epochs"],
-        initial_epoch=len(stopping.history),
-        shuffle=False,  # `Batches` shuffles; Keras' order would change by resuming.
-        validation_data=with_weights(
-            data.val.images, one_hot(data.val.labels, classes)
-        ),
-        validation_batch_size=even_batch(len(data.val.labels), batch_size),
-        verbose="auto" if verbose else 0,
-        callbacks=[
-            RepeatableEpochs(batches),
-            # Validates with the averaged weights, and trains on with the others.
-            *([keras.callbacks.SwapEMAWeights()] if averaging else []),
-            checkpoint,
-            # After the checkpoint: a row vouches for a complete file.
-            keras.callbacks.CSVLogger(folder / "history.csv", append=True),
-            stopping,
-            keras.callbacks.LambdaCallback(on_epoch_end=prune),
-            *([] if verbose else [ProgressLine()]),
-            *callbacks,
-        ],
     )
 
 
@@ -319,12 +255,3 @@ def predict_two_views(model, data, verbose=False):
 def explain(model):
     """Returns the function that draws what speaks for a class, see `report.write`."""
     return lambda volumes, classes: visualization.relevance(model, volumes, classes)
-
-
-def versions():
-    """Returns the versions that the numbers depend on."""
-    backend = keras.config.backend()
-    modules = {"keras": keras, "keras_vivit": keras_vivit, "numpy": np}
-    modules[backend] = importlib.import_module(backend)
-    found = {name: module.__version__ for name, module in modules.items()}
-    return {"python": platform.python_version(), **found}

@@ -1,4 +1,4 @@
-"""Test volumes on the page: an animation each, and what the model said about it."""
+"""Test samples on the page: an animation each, and what the model said about it."""
 
 import base64
 import io
@@ -6,15 +6,15 @@ from html import escape
 
 import numpy as np
 
-SLICES = 28  # at most: of 64, every third one is shown
+FRAMES = 28  # at most: of 64, every third one is shown
 MILLISECONDS = 120
-ACROSS = 7  # slices per row where they are side by side
+ACROSS = 7  # frames per row where they are side by side
 
 
-def choose(volumes, seed, count=25):
-    """Returns `count` random rows of the test volumes, or all if there are fewer."""
+def choose(samples, seed, count=25):
+    """Returns `count` random rows of the test samples, or all if there are fewer."""
     rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(volumes, min(count, volumes), replace=False))
+    return np.sort(rng.choice(samples, min(count, samples), replace=False))
 
 
 def most_confident_mistakes(labels, predicted, probabilities, count=10):
@@ -24,30 +24,31 @@ def most_confident_mistakes(labels, predicted, probabilities, count=10):
     return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
-def cards(rows, data, predicted, probabilities, views=None):
-    """Returns a list with a figure for each of these rows of the test volumes.
+def cards(rows, data, about, predicted, probabilities, views=None):
+    """Returns a list with a figure for each of these rows of the test samples.
 
     `views` holds HTML for each of them, to be shown beside the animation.
     """
     figures = "".join(
-        card(row, data, predicted[row], probabilities[row], view)
+        card(row, data, about, predicted[row], probabilities[row], view)
         for row, view in zip(rows, views or [""] * len(rows), strict=True)
     )
     return f'<ul class="cards">{figures}</ul>'
 
 
-def card(row, data, predicted, probabilities, view=""):
-    volume, label = data.test.images[row, ..., 0], data.test.labels[row]
+def card(row, data, about, predicted, probabilities, view=""):
+    frames, label = frames_of(data.test.images[row]), data.test.labels[row]
     actual, said = (escape(data.class_names[i]) for i in (label, predicted))
     right = label == predicted
-    alt = f"Slices of test volume {row}, actual class {actual}"
-    sheet = f"Slices of test volume {row} side by side, row by row"
+    parts = f"{about.part}s".capitalize()
+    alt = f"{parts} of test {about.noun} {row}, actual class {actual}"
+    sheet = f"{parts} of test {about.noun} {row} side by side, row by row"
     return f"""
 <li class="card {"right" if right else "wrong"}"><figure>
 <details>
-<summary><span class="views"><span>{pictures_of(volume, alt)}</span>{view}</span>
+<summary><span class="views"><span>{pictures_of(frames, alt)}</span>{view}</span>
 <span class="more">Side by side</span></summary>
-<img class="sheet" alt="{sheet}" src="{jpeg(contact_sheet(slices(volume)))}">
+<img class="sheet" alt="{sheet}" src="{jpeg(contact_sheet(frames))}">
 </details>
 <figcaption>
 <p class="verdict"><span><span aria-hidden="true">{"✓" if right else "✗"}</span>
@@ -59,9 +60,8 @@ def card(row, data, predicted, probabilities, view=""):
 </figure></li>"""
 
 
-def pictures_of(volume, alt):
-    """Returns an animation, and the still slice for those who do not want any."""
-    frames = slices(volume)
+def pictures_of(frames, alt):
+    """Returns an animation, and the still frame for those who do not want any."""
     return animation(gif(frames), png(frames[len(frames) // 2]), frames, alt)
 
 
@@ -86,22 +86,25 @@ def top_three(class_names, label, probabilities):
     return f'<ol class="shares" aria-label="Probabilities">{"".join(rows)}</ol>'
 
 
-def slices(volume):
-    return volume[:: -(-len(volume) // SLICES)]
+def frames_of(sample):
+    """Returns grey frames `(n, height, width)`, or coloured ones with channels."""
+    frames = sample[:: -(-len(sample) // FRAMES)]
+    return frames[..., 0] if frames.shape[-1] == 1 else frames
 
 
 def contact_sheet(frames):
-    frames = np.pad(frames, ((0, -len(frames) % ACROSS), (0, 2), (0, 2)))
-    count, height, width = frames.shape
+    gaps = ((0, -len(frames) % ACROSS), (0, 2), (0, 2), (0, 0))
+    frames = np.pad(frames, gaps[: frames.ndim])
+    count, height, width, *channels = frames.shape
     rows = count // ACROSS
-    grid = frames.reshape(rows, ACROSS, height, width)
-    return grid.swapaxes(1, 2).reshape(rows * height, ACROSS * width)
+    grid = frames.reshape(rows, ACROSS, height, width, *channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, ACROSS * width, *channels)
 
 
 def gif(frames):
     from PIL import Image
 
-    # 64 greys, which no eye misses, take half the bytes of 256.
+    # 64 shades, which no eye misses, take half the bytes of 256.
     first, *others = (Image.fromarray(frame // 4 * 4) for frame in frames)
     options = {"append_images": others, "duration": MILLISECONDS, "loop": 0}
     return encode(first, "gif", save_all=True, **options)

@@ -13,7 +13,7 @@ speaks for the predicted class; below mistakes, also for the actual one. It says
 the model looks, not whether it is right to.</label></p>"""
 
 
-def views_of(explain, rows, data, *classes):
+def views_of(explain, rows, data, about, *classes):
     """Returns HTML for each of these rows: an animation with relevance for each class.
 
     Args:
@@ -21,6 +21,7 @@ def views_of(explain, rows, data, *classes):
             w)`; or `None`, for nothing.
         rows: Rows of the test samples.
         data: Has `class_names`, and `test.images`.
+        about: `page.About`.
         *classes: Arrays, a class for each test sample.
     """
     if explain is None or not len(rows):
@@ -32,13 +33,13 @@ def views_of(explain, rows, data, *classes):
     for chosen in classes:
         frames = overlay(samples, explain(samples, chosen[rows]))
         for view, row, video in zip(views, rows, frames, strict=True):
-            view.append(draw(video, row, data.class_names[chosen[row]]))
+            view.append(draw(video, row, data.class_names[chosen[row]], about))
     return ["".join(view) for view in views]
 
 
-def draw(video, row, name):
-    frames = video[:: -(-len(video) // gallery.SLICES)]
-    alt = f"What speaks for {escape(name)} in test volume {row}"
+def draw(video, row, name, about):
+    frames = gallery.frames_of(video)
+    alt = f"What speaks for {escape(name)} in test {about.noun} {row}"
     still = gallery.png(frames[len(frames) // 2])
     pictures = gallery.animation(gif(frames), still, frames, alt)
     below = f'<span class="of">for {escape(name)}</span>'

@@ -7,21 +7,22 @@ import numpy as np
 from common.report import charts
 
 
-def headline(data, metrics):
+def headline(about, metrics):
     if "two_views" not in metrics:
         return stats(metrics)
-    swapped, mirrored = ("", "mirrored")
-    if data.sides:
-        swapped, mirrored = ("label-swapped ", "left-right mirrored")
     return f"""<h3>Single view</h3>{stats(metrics)}
 <h3>Two views <span class="aside">test-time augmentation</span></h3>
 {stats(metrics["two_views"], "second")}
-<p class="note">The mean of the prediction and of the {swapped}prediction for the
-{mirrored} volume.</p>"""
+<p class="note">{about.second_view}</p>"""
 
 
 def stats(metrics, kind=""):
-    names = {"accuracy": "Accuracy", "top5_accuracy": "Top-5", "auc": "AUC"}
+    names = {
+        "accuracy": "Accuracy",
+        "balanced_accuracy": "Balanced accuracy",
+        "top5_accuracy": "Top-5",
+        "auc": "AUC",
+    }
     blocks = "".join(
         f"<div><dt>{name}</dt><dd>{number(metrics[key])} "
         f"<small>{interval(metrics[f'{key}_95'])}</small></dd></div>"
@@ -49,7 +50,7 @@ def scrolling(label, table):
     )
 
 
-def confusion(labels, predicted, class_names):
+def confusion(labels, predicted, class_names, noun):
     names = [escape(name) for name in class_names]
     counts = np.zeros((len(names), len(names)), "int64")
     np.add.at(counts, (labels, predicted), 1)
@@ -60,8 +61,9 @@ def confusion(labels, predicted, class_names):
     )
     return scrolling(
         "Confusion matrix",
-        '<table class="confusion"><caption class="unseen">Counts of test volumes by '
-        "actual class (rows) and predicted class (columns)</caption><thead><tr><th>"
+        '<table class="confusion"><caption class="unseen">Counts of test '
+        f"{noun}s by actual class (rows) and predicted class (columns)</caption>"
+        "<thead><tr><th>"
         '<span class="corner">actual ↓ predicted →</span></th>'
         f"{heads}</tr></thead><tbody>{rows}</tbody></table>",
     )
@@ -74,10 +76,10 @@ def confusion_cells(row, actual):
         yield f'<td class="{kind}" style="--heat:{heat:.2f}">{count}</td>'
 
 
-def class_table(per_class):
+def class_table(per_class, noun):
     rows = "".join(
         f'<tr><th scope="row">{escape(row["name"])}</th>'
-        f"<td>{row['test_volumes']}</td><td>{number(row['recall'])} "
+        f"<td>{row[f'test_{noun}s']}</td><td>{number(row['recall'])} "
         f"<small>({interval(row['recall_95'])})</small></td>"
         f"<td>{number(row['precision'])}</td><td>{number(row['auc'])}</td></tr>"
         for row in per_class
@@ -88,13 +90,13 @@ def class_table(per_class):
     )
     return scrolling(
         "Table of the classes",
-        f'<table class="classes"><caption class="unseen">Test volumes, recall, '
+        f'<table class="classes"><caption class="unseen">Test {noun}s, recall, '
         f"precision and AUC of each class</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table>",
     )
 
 
-def roc_curves(data, per_class, predicted, probabilities):
+def roc_curves(data, per_class, predicted, probabilities, noun):
     figures = []
     for index, row in enumerate(per_class):
         # The curves of two classes are mirror images: MedMNIST takes the last.
@@ -109,5 +111,5 @@ def roc_curves(data, per_class, predicted, probabilities):
             f"<span>{row['auc']:.3f}</span></figcaption>{chart}</figure>"
         )
     if not figures:
-        return "<p>None: the test volumes are all of one class.</p>"
+        return f"<p>None: the test {noun}s are all of one class.</p>"
     return f'<div class="small-multiples">{"".join(figures)}</div>'

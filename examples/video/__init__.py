@@ -1,0 +1,1 @@
+"""Training on a folder of videos or volumes, and predictions for others."""

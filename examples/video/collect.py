@@ -1,0 +1,88 @@
+"""Keeps the metrics of runs, and prints the table of README.md.
+
+    python examples/video/collect.py RUN_FOLDER ...
+
+writes `results/DATASET-START-seedN.json` for each run: its `metrics.json` with the
+machine, without paths.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args(arguments)
+    for folder in options.folders:
+        keep(folder, options.out)
+    print("\n".join(table(options.out)))
+
+
+def keep(folder, out):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    settings = metrics["configuration"]
+    settings["source"] = source_of(settings)
+    for name in ("data_path", "checkpoint", "image_vit"):
+        settings.pop(name)
+    metrics["machine"] = machine()
+    out.mkdir(exist_ok=True)
+    name = f"{metrics['dataset']}-{label(settings)}-seed{settings['seed']}.json"
+    (out / name.replace(" ", "-")).write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def source_of(settings):
+    """Returns the name of the checkpoint that a run started from, without its path."""
+    source = settings["checkpoint"] or settings["image_vit"]
+    return source and Path(source).name
+
+
+def label(settings):
+    return " ".join(filter(None, (settings["config"], settings["source"])))
+
+
+def machine():
+    """Returns the processor's name."""
+    information = Path("/proc/cpuinfo")
+    name = platform.processor() or platform.machine()
+    if information.exists():
+        lines = (line.partition(":") for line in information.read_text().splitlines())
+        names = (text.strip() for key, _, text in lines if "model name" in key)
+        name = next(names, name)
+    return name
+
+
+def table(folder=FOLDER):
+    """Returns the rows of the table: a row for each dataset, start and variant."""
+    groups = {}
+    for path in sorted(folder.glob("*.json")):
+        metrics = json.loads(path.read_text())
+        settings = metrics["configuration"]
+        key = metrics["dataset"], label(settings), settings["variant"]
+        groups.setdefault(key, []).append(metrics)
+    return [row(*key, runs) for key, runs in groups.items()]
+
+
+def row(dataset, start, variant, runs):
+    values = np.array([run["balanced_accuracy"] for run in runs])
+    mean = short(values.mean())
+    if len(values) > 1:
+        mean += f" ± {short(values.std(ddof=1))}"
+    each = ", ".join(map(short, values))
+    count = runs[0]["test_videos"]
+    return f"| {dataset} | {start} | `{variant}` | {mean} | {each} | {count} |"
+
+
+def short(value):
+    return f"{value:.3f}".removeprefix("0")
+
+
+if __name__ == "__main__":
+    main()
