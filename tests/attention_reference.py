@@ -104,6 +104,29 @@ def full(axis, weights, grid):
     return matrix
 
 
+def full_with_class_token(axis, weights, grid, mask, alone):
+    """The same of TimeSformer: `(batch, 1 + tokens, 1 + tokens)`.
+
+    Over time, the class token has the weight `alone` for itself. Over space, its row is
+    the mean of those of the frames that are kept.
+    """
+    batch, tokens = len(weights), int(np.prod(grid))
+    matrix = np.zeros((batch, 1 + tokens, 1 + tokens))
+    if axis == "time":
+        matrix[:, 0, 0] = alone
+        matrix[:, 1:, 1:] = full(axis, weights, grid)
+        return matrix
+    weights = weights.mean(axis=2)
+    kept = mask.reshape(batch, grid[0], -1).any(axis=2)
+    for sample in range(batch):
+        for t, frame in enumerate(1 + np.arange(tokens).reshape(grid[0], -1)):
+            joined = np.array([0, *frame])
+            matrix[sample, frame[:, None], joined] = weights[sample, t, 1:]
+            if kept[sample, t]:
+                matrix[sample, 0, joined] += weights[sample, t, 0] / kept[sample].sum()
+    return matrix
+
+
 # === Maps ===
 
 
@@ -125,8 +148,11 @@ def token_map(settings, steps, grid, combine, mask=None):
     if mask is None:
         mask = np.ones((batch, *grid), bool)
     if settings["variant"] != "factorized_encoder":
+        alone = float(combine is not np.add)
         matrices = [
-            matrix for step in steps for matrix in factors(settings, step, grid)
+            matrix
+            for step in steps
+            for matrix in factors(settings, step, grid, mask, alone)
         ]
         rows, start = (
             row.reshape(batch, *grid)
@@ -146,10 +172,16 @@ def token_map(settings, steps, grid, combine, mask=None):
     return maps, starts
 
 
-def factors(settings, step, grid):
+def factors(settings, step, grid, mask, alone):
     """Full matrices of a block's attentions; model 4 has one of two halves."""
+    variant, token = settings["variant"], settings["pooling"] == "token"
+    if variant == "factorized_self_attention" and token:
+        return [
+            full_with_class_token(axis, weights, grid, mask, alone)
+            for axis, weights in step.items()
+        ]
     matrices = [full(axis, weights, grid) for axis, weights in step.items()]
-    if settings["variant"] == "factorized_dot_product":
+    if variant == "factorized_dot_product":
         return [sum(matrices) / 2]
     return matrices
 

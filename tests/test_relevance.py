@@ -70,6 +70,8 @@ class Case:
     def grad_cam(self):
         """Of what leaves the last block, or enters it where one token is pooled."""
         name = BLOCKS.get(self.settings["variant"], "encoder_block")
+        if "self" in name and self.settings["pooling"] == "token":
+            name = "divided_attention_block"
         _, calls = attention_reference.logits_and_calls(self.arguments, name)
         gradients = attention_reference.gradients(self.arguments, CLASSES, name)
         token = self.settings["pooling"] == "token"

@@ -61,8 +61,7 @@ def relevance(
         upstream = _output_gradient(model, forward, head, classes and classes[place])
         matrices = _weighted_attention(forward, upstream)
         # The rows without what pooling alone gives to each token.
-        _, moved = passes.pooled_rows(forward, matrices, lambda x, moved: x + moved)
-        return moved
+        return passes.pooled_rows(forward, matrices, averaged=False)[1]
 
     return passes.in_batches(relevance_of, videos, batch_size)
 
@@ -220,10 +219,15 @@ def _block_relevance(
 def _zero_weights(block: Any, x: Tensor) -> list[Tensor]:
     """Returns zeros of the shapes of a block's attention weights."""
     grid, zeros = passes.grid_of(x), []
+    frames = passes.frames_of(block)
+    if frames:  # and a class token
+        grid = [frames, (grid[0] - 1) // frames]
     tokens = ops.zeros((len(x), math.prod(grid)))
     for axes in passes.share_axes(block):
         for axis in axes:
             number, length = fold(tokens, grid, axis).shape
+            if frames and axis == "space":
+                length += 1
             heads = block.num_heads // len(axes)
             zeros.append(ops.zeros((number, heads, length, length), x.dtype))
     return zeros

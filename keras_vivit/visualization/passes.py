@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -139,9 +139,7 @@ def grid_of(x: Tensor) -> list[Any]:
 
 
 def pooled_rows(
-    forward: Pass,
-    matrices: Iterable[list[Tensor]],
-    residual: Callable[[Tensor, Tensor], Tensor],
+    forward: Pass, matrices: Iterable[list[Tensor]], averaged: bool
 ) -> tuple[Tensor, Tensor]:
     """Follows what the model pools back to the tokens of the grid.
 
@@ -152,8 +150,7 @@ def pooled_rows(
         forward: A pass.
         matrices: For each block, the last one first, a tensor `(n, tokens, tokens)`
             for each share of heads.
-        residual: Function of the rows and of the rows times an attention, that
-            returns the rows before that attention.
+        averaged: Whether an attention A counts as `(A + I) / 2`; else as `A + I`.
 
     Returns:
         Two tensors `(batch, t, h, w)`: the rows, and the sum of the rows times the
@@ -167,10 +164,11 @@ def pooled_rows(
         if rows is not None:
             start = start * ops.reshape(rows, (-1, 1))  # Each frame's weight in time.
         rows, total = start, ops.zeros_like(start)
-        for block, x, _ in reversed(encoder.steps):
-            for shares in _attentions(block, next(remaining)):
-                moved = _times(rows, shares, grid_of(x))
-                rows, total = residual(rows, moved), total + moved
+        for step in reversed(encoder.steps):
+            for shares in _attentions(step.block, next(remaining)):
+                moved = _times(rows, shares, step, averaged)
+                rows = (rows + moved) / 2 if averaged else rows + moved
+                total = total + moved
         if pooling == "token":
             rows, total = rows[:, 1:], total[:, 1:]
     shape = (-1, *grid_of(forward.grid))
@@ -188,9 +186,10 @@ def _pooling_rows(step: Step, pooling: str) -> Tensor:
     return ops.concatenate([kept[:, :1], rest], axis=1)
 
 
-def _attentions(
-    block: Any, matrices: list[Tensor]
-) -> Iterator[list[tuple[str, Tensor]]]:
+Shares: TypeAlias = list[tuple[str, Tensor]]  # axes and matrices
+
+
+def _attentions(block: Any, matrices: list[Tensor]) -> Iterator[Shares]:
     """Yields the shares of each attention of a block, the last attention first."""
     remaining = list(matrices)
     for axes in reversed(share_axes(block)):
@@ -198,13 +197,54 @@ def _attentions(
         yield list(zip(axes, shares, strict=True))
 
 
-def _times(rows: Tensor, shares: list[tuple[str, Tensor]], grid: list[Any]) -> Tensor:
+def _times(rows: Tensor, shares: Shares, step: Step, averaged: bool) -> Tensor:
     """Multiplies rows by an attention, averaged over its shares of heads."""
+    if frames_of(step.block):
+        ((axis, matrix),) = shares
+        times = _times_space if axis == "space" else _times_time
+        return times(rows, matrix, step, averaged)
+    grid = grid_of(step.x)
     products = [
-        unfold((fold(rows, grid, axes)[:, None] @ matrix)[:, 0], grid, axes)
+        unfold(_product(fold(rows, grid, axes), matrix), grid, axes)
         for axes, matrix in shares
     ]
     return sum(products) / len(products)
+
+
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    return (rows[:, None] @ matrix)[:, 0]
+
+
+# Blocks with a class token beside their frames, see divided_attention.py.
+
+
+def frames_of(block: Any) -> int | None:
+    return getattr(block, "frames", None)
+
+
+def _times_time(rows: Tensor, matrix: Tensor, step: Step, averaged: bool) -> Tensor:
+    """The class token attends to nothing: on the average, to itself."""
+    frames = step.block.frames
+    grid = [frames, (ops.shape(rows)[1] - 1) // frames]
+    moved = unfold(_product(fold(rows[:, 1:], grid, "time"), matrix), grid, "time")
+    token = rows[:, :1] if averaged else ops.zeros_like(rows[:, :1])
+    return ops.concatenate([token, moved], axis=1)
+
+
+def _times_space(rows: Tensor, matrix: Tensor, step: Step, averaged: bool) -> Tensor:
+    """The class token is the mean of its copies in the frames that are kept."""
+    frames, size = step.block.frames, matrix.shape[-1]
+    kept = ops.ones_like(rows[:, 1:]) if step.mask is None else step.mask[:, 1:]
+    kept = ops.any(ops.reshape(kept, (-1, frames, size - 1)), axis=2, keepdims=True)
+    kept = ops.cast(kept, "float32")
+    copies = kept / ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1)
+    copies = copies * rows[:, :1, None]  # (b, t, 1)
+    grid = ops.reshape(rows[:, 1:], (-1, frames, size - 1))
+    framed = ops.reshape(ops.concatenate([copies, grid], axis=2), (-1, size))
+    moved = ops.reshape(_product(framed, matrix), (-1, frames, size))
+    token = ops.sum(moved[:, :, :1], axis=1)
+    others = ops.reshape(moved[:, :, 1:], (-1, frames * (size - 1)))
+    return ops.concatenate([token, others], axis=1)
 
 
 # === Batches ===
