@@ -12,7 +12,7 @@ import pytest
 from helpers import once
 
 import keras_vivit
-from keras_vivit import augmentation, config, data, initializers
+from keras_vivit import augmentation, config, data, initializers, visualization
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -63,6 +63,7 @@ def public_names():
     )
     yield from (f"keras_vivit.augmentation.{name}" for name in augmentation.__all__)
     yield from (f"keras_vivit.data.{name}" for name in data.__all__)
+    yield from (f"keras_vivit.visualization.{name}" for name in visualization.__all__)
     for module in (config, initializers):
         for name, value in vars(module).items():
             if inspect.isfunction(value) and not name.startswith("_"):
@@ -151,6 +152,12 @@ def test_variants_have_the_numbers_of_the_library_and_the_benchmark(monkeypatch)
     text = (DOCS / "variants.md").read_text()
     for row in importlib.import_module("variants").rows():
         assert row in text
+
+
+def test_maps_have_the_numbers_of_the_benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    lines = (DOCS / "visualization.md").read_text().splitlines()
+    assert set(importlib.import_module("visualization").tables()) <= set(lines)
 
 
 @once

@@ -49,7 +49,7 @@ def attention_maps(
         `(batch, heads, tokens, tokens)` without `reduce`. For spatial blocks of
         `"factorized_encoder"` there is an axis t behind the batch. For blocks of the
         other factorized variants a pair `(space, time)`: arrays `(batch, t, [heads,]
-        h * w, h * w)` and `(batch, h * w, [heads,] t, t)`.
+        h * w, h * w)` and `(batch, h * w, [heads,] t, t)`; a class token is in space.
 
     Raises:
         ValueError: If the model is another, or `layers` names no block.
