@@ -56,8 +56,10 @@ class ViViTBackbone(keras.Model):
         drop_path_rate: Float, stochastic depth: rises linearly from 0 in the
             first block of an encoder to this rate in its last.
         pooling: `"mean"`, or `"token"` for a class token in front of the
-            sequence, which the first two variants can have. `"first"` is for
-            classifiers: the first token of the grid, see `TokenPooling`.
+            sequence, which all variants but the last can have; in
+            `"factorized_self_attention"` it is TimeSformer's, see
+            `FactorizedSelfAttentionBlock`. `"first"` is for classifiers: the first
+            token of the grid, see `TokenPooling`.
         position_kind: `"learned"`, `"factorized"`, `"sincos"` or `"sequence"`, see
             `PositionalEncoder`.
         attention_order: `"space_time"` or `"time_space"`, for
@@ -147,6 +149,14 @@ class ViViTBackbone(keras.Model):
                 f'`pooling` must be "mean" for variant={variant!r}, which has no '
                 f"class token. Received: pooling={pooling!r}"
             )
+        class_token_of_frames = (
+            pooling == "token" and variant == "factorized_self_attention"
+        )
+        if class_token_of_frames and video_shape[0] is None:
+            raise ValueError(
+                '`video_shape` must have known frames for pooling="token" with '
+                f"variant={variant!r}. Received: video_shape={video_shape}"
+            )
         if position_kind == "factorized" and variant == "factorized_encoder":
             raise ValueError(
                 '`position_kind` must not be "factorized" for variant='
@@ -186,6 +196,8 @@ class ViViTBackbone(keras.Model):
             x = PositionalEncoder(position_kind, name=f"{name}_position", dtype=dtype)(
                 x
             )
+            if class_token_of_frames:
+                block_options["frames"] = x.shape[1]
             if pooling == "token":
                 x = ClassToken(name=f"{name}_class_token", dtype=dtype)(x)
             x = keras.layers.Dropout(
@@ -390,7 +402,7 @@ class ViViTBackbone(keras.Model):
         sizes are those of the image model.
 
         Args:
-            source: A folder with a ViT in the `transformers` format,
+            source: A folder with a ViT, DINOv2 or ViTMAE in the `transformers` format,
                 `hf://owner/name[@revision]`, or a `keras_hub.models.ViTBackbone`.
             video_shape: Tuple `(frames, height, width, channels)`. Tables are resampled
                 to it; for one channel, kernels are summed over theirs.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 from keras import ops
 
-from keras_vivit import fast, freezing, policies, validation
+from keras_vivit import divided_attention, fast, freezing, policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
 from keras_vivit.dropout import DrawnSeed, drop_path, dropout, seed_generator
 from keras_vivit.mlp import MLP, gelu_tanh
@@ -96,9 +96,10 @@ class _EncoderBlock(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        grid_shape = self._grid_shape(input_shape)
         for norm, layer in self._branches():
             norm.build(input_shape)
-            layer.build(input_shape)
+            layer.build(grid_shape)
         self.input_spec = keras.InputSpec(min_ndim=3, axes={-1: dim})
         freezing.freeze(self, self.frozen_when_built)
 
@@ -138,17 +139,33 @@ class _EncoderBlock(keras.layers.Layer):
         seeds: Iterator[Any] | None,
         attend: Callable[..., Tensor] | None,
     ) -> Tensor:
+        options = {} if attend is None else {"attend": attend}
         for norm, layer in self._branches():
-            options: dict[str, Any] = {} if layer is self.mlp else {"mask": mask}
-            if options and attend is not None:
-                options["attend"] = attend
             y = fast.call(norm, x, training=training)
-            y = fast.call(layer, y, training=training, seeds=seeds, **options)
+            if layer is self.mlp:
+                y = fast.call(layer, y, training=training, seeds=seeds)
+            else:
+                y = self._attend(
+                    layer, y, mask, training=training, seeds=seeds, **options
+                )
             if y.dtype != x.dtype:  # A branch has a dtype policy of its own.
                 y = ops.cast(y, x.dtype)
             y = dropout(y, self.dropout_rate, seeds)
             x = x + drop_path(y, self.drop_path_rate, seeds)
         return x
+
+    def _grid_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape that the attentions take."""
+        return input_shape
+
+    def _attend(
+        self,
+        layer: keras.layers.Layer,
+        tokens: Tensor,
+        mask: Tensor | None,
+        **options: Any,
+    ) -> Tensor:
+        return fast.call(layer, tokens, mask=mask, **options)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -267,21 +284,29 @@ class ViViTEncoderBlock(_EncoderBlock):
 class FactorizedSelfAttentionBlock(_EncoderBlock):
     """Encoder block that attends over space, then over time (variant 3).
 
+    With `frames`, the input is a sequence with a class token in front, as `ClassToken`
+    makes it of a grid. The class token is treated as in TimeSformer: it has no part in
+    the attention over time, a copy of it attends over space with each frame, and the
+    mean of the copies' outputs is its own. A frame whose tokens all are masked does not
+    count in this mean.
+
     Args:
         attention_order: `"space_time"` as in the paper, or `"time_space"`.
+        frames: Optional integer, t, for a sequence with a class token.
 
     All other arguments are those of `ViViTEncoderBlock`.
 
     Call arguments:
-        inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time.
+        inputs: Tensor `(batch, t, ..., embed_dim)`; axis 1 is time. With `frames`
+            `(batch, 1 + t * s, embed_dim)`, time-major.
         mask, training, attend: As for `ViViTEncoderBlock`.
 
     Returns:
         Tensor of the inputs' shape.
 
     Raises:
-        ValueError: If `num_heads` does not divide the size of a token, or the
-            input has no axis for space.
+        ValueError: If `num_heads` does not divide the size of a token, the input has
+            no axis for space, or `frames` does not divide its tokens.
 
     Example:
     >>> block = keras_vivit.FactorizedSelfAttentionBlock(num_heads=4, mlp_dim=128)
@@ -290,7 +315,8 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
 
     Reference:
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691),
-        section 3.3, model 3, equations 4 to 6
+        section 3.3, model 3, equations 4 to 6;
+        [TimeSformer, Bertasius et al., 2021](https://arxiv.org/abs/2102.05095)
     """
 
     _attentions: ClassVar = {
@@ -315,6 +341,7 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
         trainable: bool = True,
         activity_regularizer: Regularizer = None,
         autocast: bool = True,
+        frames: int | None = None,
     ) -> None:
         super().__init__(
             num_heads,
@@ -335,14 +362,49 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
         self.attention_order = validation.choice(
             "attention_order", attention_order, ("space_time", "time_space")
         )
+        self.frames = (
+            None if frames is None else validation.positive_int("frames", frames)
+        )
 
     def _branches(self) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
         space, time, mlp = super()._branches()
         first = (space, time) if self.attention_order == "space_time" else (time, space)
         return [*first, mlp]
 
+    def _grid_shape(self, input_shape: Shape) -> Shape:
+        if self.frames is None:
+            return input_shape
+        tokens = input_shape[1]
+        if len(input_shape) != 3 or (
+            tokens is not None and (tokens == 1 or (tokens - 1) % self.frames)
+        ):
+            raise ValueError(
+                "`inputs` must have the shape (batch, 1 + frames * places, embed_dim), "
+                f"the class token first. Received: shape={tuple(input_shape)}, "
+                f"frames={self.frames}"
+            )
+        return (input_shape[0], self.frames, None, input_shape[2])
+
+    def _attend(
+        self,
+        layer: keras.layers.Layer,
+        tokens: Tensor,
+        mask: Tensor | None,
+        **options: Any,
+    ) -> Tensor:
+        if self.frames is None:
+            return super()._attend(layer, tokens, mask, **options)
+        attend = functools.partial(super()._attend, layer, **options)
+        if layer is self.time_attention:
+            return divided_attention.over_time(attend, tokens, self.frames, mask)
+        return divided_attention.over_space(attend, tokens, self.frames, mask)
+
     def get_config(self) -> Config:
-        return {**super().get_config(), "attention_order": self.attention_order}
+        return {
+            **super().get_config(),
+            "attention_order": self.attention_order,
+            "frames": self.frames,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -418,7 +480,8 @@ class FactorizedDotProductBlock(_EncoderBlock):
 class Variant(NamedTuple):
     """What the variants of the paper differ in.
 
-    The other two attend along the axes of a grid, in which a class token has no place.
+    Variants 3 and 4 attend along the axes of a grid, in which a class token has no
+    place; TimeSformer gives it one in variant 3.
     """
 
     block: type[_EncoderBlock]
@@ -429,7 +492,7 @@ VARIANTS = {
     "spatio_temporal": Variant(ViViTEncoderBlock, has_class_token=True),
     "factorized_encoder": Variant(ViViTEncoderBlock, has_class_token=True),
     "factorized_self_attention": Variant(
-        FactorizedSelfAttentionBlock, has_class_token=False
+        FactorizedSelfAttentionBlock, has_class_token=True
     ),
     "factorized_dot_product": Variant(FactorizedDotProductBlock, has_class_token=False),
 }

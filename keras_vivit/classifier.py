@@ -230,13 +230,16 @@ class ViViTClassifier(keras.Model):
 
         Args:
             source: One of: a name from `presets()`, which says where a preset comes
-                with weights (else they are random); a folder
-                in the `transformers` format with a ViViT or a VideoMAE (`config.json`,
-                and `model.safetensors` or `pytorch_model.bin`, whole or in shards);
+                with weights (else they are random); a folder in the `transformers`
+                format with a ViViT, a VideoMAE or a TimeSformer (`config.json`, and
+                `model.safetensors` or `pytorch_model.bin`, whole or in shards);
                 `hf://owner/name[@revision]` on the Hugging Face Hub; a Scenic
                 checkpoint file, which does not tell `video_shape`, `attention_order`,
                 and `variant` where that is 4 or 1 with mean pooling; a `.pth` file of
-                VideoMAE, which does not tell `video_shape`.
+                VideoMAE, which does not tell `video_shape`; a state dict of MONAI's
+                3-D `ViT` (`.pt`, `.safetensors`), which does not tell `video_shape`
+                and `num_heads`, nor `tubelet_size` where its patch embedding is a
+                `perceptron`. Files are recognised by their content.
             load_weights: Boolean, False leaves the weights of a preset random.
             source_video_shape: Tuple, the size of the videos that a checkpoint file
                 was trained on, if `video_shape` is another.

@@ -12,6 +12,23 @@ from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 MODES = ("mean", "token", "first")
 
 
+def mean_of_tokens(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Returns the mean of `(batch, ..., embed_dim)` over all tokens, or the kept ones.
+
+    It is the sum of the kept tokens over `max(count, 1)`.
+    """
+    axes = tuple(range(1, len(tokens.shape) - 1))
+    # Sums of many tokens exceed what half precision holds.
+    x = ops.cast(tokens, policies.at_least_float32(tokens.dtype))
+    if mask is None:
+        mean = ops.mean(x, axis=axes)
+    else:
+        total = ops.sum(validation.keep_tokens(x, mask), axes)
+        count = ops.sum(ops.cast(mask, x.dtype)[..., None], axes)
+        mean = total / ops.maximum(count, 1)
+    return ops.cast(mean, tokens.dtype)
+
+
 @keras.saving.register_keras_serializable("keras_vivit")
 class TokenPooling(keras.layers.Layer):
     """Makes one vector of all tokens: their mean, the class token, or the first one.
@@ -73,16 +90,7 @@ class TokenPooling(keras.layers.Layer):
         if self.pooling == "first":
             kept = inputs if mask is None else validation.keep_tokens(inputs, mask)
             return kept[(slice(None), *[0] * (len(inputs.shape) - 2))]
-        axes = tuple(range(1, len(inputs.shape) - 1))
-        # Sums of many tokens exceed what half precision holds.
-        x = ops.cast(inputs, policies.at_least_float32(inputs.dtype))
-        if mask is None:
-            mean = ops.mean(x, axis=axes)
-        else:
-            total = ops.sum(validation.keep_tokens(x, mask), axes)
-            count = ops.sum(ops.cast(mask, x.dtype)[..., None], axes)
-            mean = total / ops.maximum(count, 1)
-        return ops.cast(mean, inputs.dtype)
+        return mean_of_tokens(inputs, mask)
 
     def compute_mask(self, inputs: Tensor, mask: Tensor | None = None) -> None:
         return None

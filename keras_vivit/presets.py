@@ -16,6 +16,9 @@ _SIZES = {
     "h14x2": ("ViViT-H/14x2", (2, 14, 14), 1280, 32, 16, 5120),
 }
 
+# In the paper; `pooling="token"` of variant 3 is TimeSformer's.
+_WITH_CLASS_TOKEN = ("spatio_temporal", "factorized_encoder")
+
 # Arguments of the classifier that the backbone does not have.
 HEAD_ARGUMENTS = (
     "num_classes",
@@ -37,13 +40,13 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_layers": num_layers,
             "num_heads": num_heads,
             "mlp_dim": mlp_dim,
-            "pooling": "token" if facts.has_class_token else "mean",
+            "pooling": "token" if variant in _WITH_CLASS_TOKEN else "mean",
         },
     }
     for size, (title, tubelet_size, embed_dim, num_layers, num_heads, mlp_dim) in (
         _SIZES.items()
     )
-    for variant, facts in VARIANTS.items()
+    for variant in VARIANTS
     # The paper has H/14x2 in variant 1 alone; variant 4 halves the heads, Ti has three.
     if (size != "h14x2" or variant == "spatio_temporal")
     and (num_heads % 2 == 0 or variant != "factorized_dot_product")

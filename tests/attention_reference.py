@@ -91,16 +91,34 @@ def blocks(settings, calls, grid):
     return [{axis: take(number[axis]) for axis in order} for _ in range(depth)]
 
 
-def full(axis, weights, grid):
-    """Weights of frames or places as `(batch, tokens, tokens)`, averaged over heads."""
+def full(axis, weights, mask, has_token):
+    """Weights of frames or places as `(batch, tokens, tokens)`, averaged over heads.
+
+    A class token attends over space, in each frame that has a kept token; that it does
+    not over time is NaN.
+    """
     if axis == "all":
         return weights.mean(axis=1)
     weights = weights.mean(axis=2)
-    index = np.arange(np.prod(grid)).reshape(grid[0], -1)
-    groups = index if axis == "space" else index.T
-    matrix = np.zeros((len(weights), index.size, index.size))
-    for i, group in enumerate(groups):
-        matrix[:, group[:, None], group] = weights[:, i]
+    index = np.arange(mask[0].size).reshape(mask.shape[1], -1) + has_token
+    matrix = np.zeros((len(weights), *[index.size + has_token] * 2))
+    if not has_token:
+        groups = index if axis == "space" else index.T
+        for i, group in enumerate(groups):
+            matrix[:, group[:, None], group] = weights[:, i]
+        return matrix
+    if axis == "time":
+        matrix[:, 0] = np.nan
+        for i, group in enumerate(index.T):
+            matrix[:, group[:, None], group] = weights[:, i]
+        return matrix
+    kept = mask.any(axis=(2, 3))
+    shares = kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)
+    for i, group in enumerate(index):
+        matrix[:, group[:, None], group] = weights[:, i, 1:, 1:]
+        matrix[:, group, 0] = weights[:, i, 1:, 0]
+        matrix[:, 0, group] = shares[:, i, None] * weights[:, i, 0, 1:]
+        matrix[:, 0, 0] += shares[:, i] * weights[:, i, 0, 0]
     return matrix
 
 
@@ -126,7 +144,7 @@ def token_map(settings, steps, grid, combine, mask=None):
         mask = np.ones((batch, *grid), bool)
     if settings["variant"] != "factorized_encoder":
         matrices = [
-            matrix for step in steps for matrix in factors(settings, step, grid)
+            matrix for step in steps for matrix in factors(settings, step, mask)
         ]
         rows, start = (
             row.reshape(batch, *grid)
@@ -146,9 +164,10 @@ def token_map(settings, steps, grid, combine, mask=None):
     return maps, starts
 
 
-def factors(settings, step, grid):
+def factors(settings, step, mask):
     """Full matrices of a block's attentions; model 4 has one of two halves."""
-    matrices = [full(axis, weights, grid) for axis, weights in step.items()]
+    has_token = settings["pooling"] == "token"
+    matrices = [full(axis, x, mask, has_token) for axis, x in step.items()]
     if settings["variant"] == "factorized_dot_product":
         return [sum(matrices) / 2]
     return matrices
@@ -165,7 +184,10 @@ def row_of(matrices, mask, pooling, combine):
         row = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
     product = np.tile(np.eye(tokens), (batch, 1, 1))
     for matrix in matrices:
-        product = combine(np.eye(tokens), matrix) @ product
+        factor = np.where(
+            np.isnan(matrix), np.eye(tokens), combine(np.eye(tokens), matrix)
+        )
+        product = factor @ product
     found = np.einsum("bi,bij->bj", row, product)
     skipped = int(pooling == "token")
     return found[:, skipped:], row[:, skipped:]

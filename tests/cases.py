@@ -197,6 +197,19 @@ CASES = [
         label="time_space",
     ),
     Case(
+        kv.FactorizedSelfAttentionBlock,
+        {**BLOCK, "frames": 3},
+        SEQUENCE,
+        SEQUENCE,
+        (
+            ({"frames": 0}, None, "`frames` must be a positive integer.*frames=0"),
+            ({"frames": 4}, None, r"`inputs` must.*\(3, 7, 12\), frames=4"),
+            ({}, (3, 1, 12), r"`inputs` must.*\(3, 1, 12\), frames=3"),
+            ({}, GRID, r"`inputs` must have the shape.*\(3, 3, 2, 4, 12\)"),
+        ),
+        label="frames",
+    ),
+    Case(
         kv.FactorizedDotProductBlock,
         BLOCK,
         GRID,
@@ -219,11 +232,14 @@ CASES = [
     dataclasses.replace(
         _backbone("factorized_self_attention", (3, 2, 2, 4, 12)),
         wrong=(
-            ({"pooling": "token"}, None, "`pooling` must be \"mean\".*'token'"),
             ({"attention_order": "time"}, None, "`attention_order` must be.*'time'"),
         ),
     ),
-    _backbone("factorized_dot_product", (3, 2, 2, 4, 12)),
+    _backbone("factorized_self_attention", (3, 17, 12), pooling="token"),
+    dataclasses.replace(
+        _backbone("factorized_dot_product", (3, 2, 2, 4, 12)),
+        wrong=(({"pooling": "token"}, None, "`pooling` must be \"mean\".*'token'"),),
+    ),
     Case(
         kv.ViViTClassifier,
         {**MODEL, "num_classes": 5},

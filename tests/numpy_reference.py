@@ -224,6 +224,44 @@ def factorized_self_attention_block(
     return mlp(normed, subtree(params, "MlpBlock")) + x
 
 
+def attend_with_class_token(x, params, mask, frames, axis):
+    """TimeSformer's attention along one axis, on `(batch, 1 + t * s, D)`.
+
+    Over time the class token stands aside. Over space it joins each frame in turn, and
+    gets the mean of what it becomes in the frames of which some token is kept.
+    """
+    batch, _, dim = x.shape
+    result = np.zeros_like(x)
+    grid = x[:, 1:].reshape(batch, frames, -1, dim)
+    kept = np.ones(grid.shape[:3], bool)
+    if mask is not None:
+        kept = mask[:, 1:].reshape(kept.shape)
+    if axis == "time":
+        out = multi_head_attention(grid, params, kept, attend_across_frames)
+        result[:, 1:] = out.reshape(batch, -1, dim)
+        return result
+    out, tokens = np.empty_like(grid), []
+    for t in range(frames):
+        frame, frame_kept = class_token(grid[:, t], 0, kept[:, t])
+        frame[:, 0] = x[:, 0]
+        frame = multi_head_attention(frame, params, frame_kept)
+        tokens.append(frame[:, 0])
+        out[:, t] = frame[:, 1:]
+    result[:, 0] = mean_pooling(np.stack(tokens, axis=1), kept.any(axis=2))
+    result[:, 1:] = out.reshape(batch, -1, dim)
+    return result
+
+
+def divided_attention_block(x, params, mask=None, order="space_time", frames=1):
+    """Model 3 with a class token, as TimeSformer has it."""
+    for axis in order.split("_"):
+        normed = layer_norm(x, subtree(params, f"LayerNorm_{axis}"))
+        weights = subtree(params, f"MultiHeadDotProductAttention_{axis}")
+        x = attend_with_class_token(normed, weights, mask, frames, axis) + x
+    normed = layer_norm(x, subtree(params, "LayerNorm_mlp"))
+    return mlp(normed, subtree(params, "MlpBlock")) + x
+
+
 # === Models, section 3.3 ===
 
 
@@ -256,12 +294,12 @@ def _run_blocks(x, params, block, mask):
     return layer_norm(x, subtree(params, "encoder_norm"))
 
 
-def _encode_sequence(tokens, params, token, mask):
+def _encode_sequence(tokens, params, token, mask, block=None):
     """Class token if there is one, positions, blocks: equations 1 to 3."""
     if token is not None:
         tokens, mask = class_token(tokens, token, mask)
     tokens = tokens + params["posembed_input/pos_embedding"]
-    return _run_blocks(tokens, params, encoder_block, mask), mask
+    return _run_blocks(tokens, params, block or encoder_block, mask), mask
 
 
 def _encode_factorized(grid, params, pooling, mask):
@@ -309,12 +347,17 @@ def encode(
     if variant == "factorized_encoder":
         return _encode_factorized(grid, params, pooling, mask)
     encoder = subtree(params, "Transformer")
-    if variant == "spatio_temporal":
+    if variant == "spatio_temporal" or pooling == "token":
+
+        def divided(x, weights, mask):
+            return divided_attention_block(x, weights, mask, attention_order, sizes[0])
+
         tokens, flat_mask = _encode_sequence(
             grid.reshape(batch, -1, dim),
             encoder,
             params.get("cls"),
             None if mask is None else mask.reshape(batch, -1),
+            None if variant == "spatio_temporal" else divided,
         )
         if pooling == "token":
             return tokens, flat_mask

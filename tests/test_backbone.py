@@ -22,6 +22,7 @@ MODELS = [
     ("spatio_temporal", "mean"),
     ("factorized_encoder", "token"),
     ("factorized_encoder", "mean"),
+    ("factorized_self_attention", "token"),
     ("factorized_self_attention", "mean"),
     ("factorized_dot_product", "mean"),
 ]

@@ -49,8 +49,8 @@ def reads(monkeypatch):
 
         return Tensor(tensor.shape, reader)
 
-    def counting_read(source, num_heads=None):
-        tensors, settings, new_head = read(source, num_heads)
+    def counting_read(*arguments):
+        tensors, settings, new_head = read(*arguments)
         tensors = {name: counted(name, tensor) for name, tensor in tensors.items()}
         return Checkpoint(tensors, settings, new_head)
 

@@ -43,10 +43,11 @@ MODELS = [
     *(
         {
             "variant": "factorized_self_attention",
-            "pooling": "mean",
+            "pooling": pooling,
             "attention_order": order,
         }
         for order in ("space_time", "time_space")
+        for pooling in ("mean", "token")
     ),
     {"variant": "factorized_dot_product", "pooling": "mean"},
 ]

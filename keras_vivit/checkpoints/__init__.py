@@ -1,4 +1,4 @@
-"""Weights of other implementations: Scenic, `transformers`, VideoMAE, and image ViTs.
+"""Weights of other implementations: Scenic, `transformers`, VideoMAE, and MONAI.
 
 Every format gives its tensors Scenic's names (`names.py`), and each tensor is used
 once, or named in an error.
@@ -7,11 +7,8 @@ once, or named in an error.
 import contextlib
 import functools
 import math
-import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,31 +18,24 @@ from keras_vivit import presets, validation
 from keras_vivit.blocks import FactorizedSelfAttentionBlock
 from keras_vivit.checkpoints import (
     architecture,
-    hub,
-    keras_hub,
     names,
     pixels,
     preset_folder,
-    scenic,
-    transformers,
     tubelet_kernels,
-    videomae,
 )
 from keras_vivit.checkpoints.hub import upload_preset
 from keras_vivit.checkpoints.names import (
-    ATTENTION,
     BIAS,
-    BLOCK,
     FINAL_NORM,
     HEAD,
     HEAD_NORM,
     KERNEL,
-    MLP,
     TABLE,
 )
 from keras_vivit.checkpoints.optimizers import other_grids
 from keras_vivit.checkpoints.preset_folder import save as save_to_preset
-from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, Tensors, open_npz
+from keras_vivit.checkpoints.sources import path_of, read
+from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, Tensors
 from keras_vivit.checkpoints.transformers import save_to_transformers
 from keras_vivit.positions import sequence_table
 from keras_vivit.types import Shape
@@ -63,44 +53,6 @@ __all__ = [
 Arguments = dict[str, Any]
 
 
-def read(source: Any, num_heads: int | None = None) -> Checkpoint:
-    """Opens a checkpoint: see `ViViTClassifier.from_preset` for what `source` may be.
-
-    Args:
-        source: The source.
-        num_heads: Optional integer, for the sources that leave it open.
-
-    Raises:
-        ValueError: If it is none, or damaged.
-        ImportError: If reading it needs a package that is not installed.
-    """
-    if isinstance(source, keras.Model):
-        return keras_hub.read(source)
-    if source in presets.PRESETS:
-        preset = presets.PRESETS[source]
-        return Checkpoint(open_npz(preset["weights"]), preset["config"])
-    path = _path_of(source)
-    if preset_folder.is_one(path):
-        return preset_folder.read(path)
-    if path.is_dir():
-        return transformers.read(path, num_heads)
-    if path.is_file():
-        if path.suffix in (".pth", ".pt", ".bin") or zipfile.is_zipfile(path):
-            return videomae.read(path, num_heads)
-        return scenic.read(path)
-    raise ValueError(
-        "`source` must be the name of a preset (see `presets()`), a folder of "
-        "`save_to_preset` or in the `transformers` format, 'hf://owner/name', or a "
-        f"checkpoint file of Scenic or VideoMAE. Received: source={str(source)!r}"
-    )
-
-
-def _path_of(source: Any) -> Path:
-    if str(source).startswith("hf://"):
-        return hub.download(str(source))
-    return Path(source).expanduser()
-
-
 def load(
     model_class: type[keras.Model],
     source: Any,
@@ -114,7 +66,7 @@ def load(
     """
     saved = None
     if source not in presets.PRESETS and not isinstance(source, keras.Model):
-        source = _path_of(source)
+        source = path_of(source)
         saved = source if preset_folder.is_one(source) else None
     if saved and not overrides and source_video_shape is None:
         model = preset_folder.load(saved)
@@ -167,7 +119,7 @@ def load_image_model(
         "inflate": tubelet_kernels.resample,
     }[validation.choice("tubelet_init", tubelet_init, ("central_frame", "inflate"))]
     checkpoint, settings = _open(source, {})
-    if settings["tubelet_size"][0] != 1:
+    if settings["tubelet_size"][0] != 1 or settings["video_shape"][0] != 1:
         raise ValueError(f"`source` must be an image model. Received: {source}")
     grid = _grid(settings, settings["video_shape"])
     for name in ("pooling", "variant", "video_shape", *presets.HEAD_ARGUMENTS):
@@ -182,7 +134,7 @@ def load_image_model(
     with initial_values() as values:
         model = model_class(**arguments)
         kept = {
-            _video_name(name, model.variant): tensor
+            names.in_variant(name, model.variant): tensor
             for name, tensor in _without(tensors, HEAD).items()
             if name != "cls" or model.pooling == "token"
         }
@@ -239,7 +191,7 @@ def initial_values() -> Iterator[list[Any]]:
 
 def _open(source: Any, overrides: Arguments) -> tuple[Checkpoint, Arguments]:
     """Returns a checkpoint, and all constructor arguments that it tells."""
-    checkpoint = read(source, overrides.get("num_heads"))
+    checkpoint = read(source, overrides)
     settings = {"rescaling": pixels.RESCALING, **checkpoint.settings}
     known = {**settings, **overrides}
     arguments = architecture.arguments_of(checkpoint.tensors, known)
@@ -296,18 +248,6 @@ def _fit_channels(tensors: Tensors, arguments: Arguments) -> tuple[Tensors, Argu
 def _without(tensors: Tensors, *layers: str) -> Tensors:
     prefixes = tuple(f"{layer}/" for layer in layers)
     return {name: x for name, x in tensors.items() if not name.startswith(prefixes)}
-
-
-def _video_name(name: str, variant: str) -> str:
-    """The tensor of a variant that starts as the tensor `name` of an image model."""
-    if variant == "factorized_encoder":
-        name = re.sub("^Transformer/", "SpatialTransformer/", name)
-        return "cls_SpatialTransformer" if name == "cls" else name
-    if variant == "factorized_self_attention":
-        space = {BLOCK["mlp_norm"]: "LayerNorm_mlp", BLOCK["mlp"]: MLP}
-        space |= {f"{n}_0": f"{n}_space" for n in ("LayerNorm", ATTENTION)}
-        return "/".join(space.get(part, part) for part in name.split("/"))
-    return name
 
 
 def _same_classes(arguments: Arguments, settings: Arguments) -> bool:

@@ -25,7 +25,16 @@ _NAMES = {
 
 
 def read(model: keras.Model) -> Checkpoint:
-    """Returns the tensors of a `keras_hub.models.ViTBackbone`."""
+    """Returns the tensors of a `keras_hub.models.ViTBackbone`.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    if not hasattr(model, "image_shape") or not hasattr(model, "layer_norm_epsilon"):
+        raise ValueError(
+            "`source` must be a `keras_hub.models.ViTBackbone`, if it is a model. "
+            f"Received: {type(model).__name__}"
+        )
     tensors: Tensors = {}
     for weight in model.weights:
         name = weight.path

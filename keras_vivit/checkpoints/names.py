@@ -43,6 +43,9 @@ HEAD, HEAD_NORM = "output_projection", "head_norm"
 FINAL_NORM = "Transformer/encoder_norm"
 TABLE_NAME = "posembed_input/pos_embedding"
 TABLE = f"Transformer/{TABLE_NAME}"
+TIME_TABLE, SPACE_TABLE = (
+    f"Transformer/posembed_input/{axis}_table" for axis in ("time", "space")
+)
 # Prefix of our layers: Scenic's encoder, and its class token.
 ENCODERS = {
     "encoder": ("Transformer", "cls"),
@@ -223,6 +226,18 @@ def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
     return tensors
 
 
+def in_variant(name: str, variant: str) -> str:
+    """Returns the tensor of a variant that is the tensor `name` of variant 1."""
+    if variant == "factorized_encoder":
+        name = re.sub("^Transformer/", "SpatialTransformer/", name)
+        return "cls_SpatialTransformer" if name == "cls" else name
+    if variant == "factorized_self_attention":
+        space = {BLOCK["mlp_norm"]: "LayerNorm_mlp", BLOCK["mlp"]: MLP}
+        space |= {f"{n}_0": f"{n}_space" for n in ("LayerNorm", ATTENTION)}
+        return "/".join(space.get(part, part) for part in name.split("/"))
+    return name
+
+
 def tubelet_of(kernel_shape: Shape) -> Shape:
     """Returns the `(frames, height, width)` of a kernel; one frame for an image's."""
     return (1, *kernel_shape[:-2])[-3:]
@@ -287,7 +302,7 @@ def _rows(table: np.ndarray, grid: Shape | None, own: Shape) -> np.ndarray:
         raise ValueError(
             f"The position table must have one row for each token of the grid {grid}. "
             f"Received: {len(rows)} rows (`source_video_shape` names the size of the "
-            "videos that a Scenic checkpoint was trained on)."
+            "videos that the checkpoint was trained on)."
         )
     return resize_position_table(rows.reshape(*grid, -1), own)
 

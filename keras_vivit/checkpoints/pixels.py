@@ -16,6 +16,11 @@ RESCALING = (1 / 127.5, -1.0)
 # VideoMAE on pixels with ImageNet's mean and deviation.
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 IMAGENET = ((1 / (255 * _STD)).tolist(), (-_MEAN / _STD).tolist())
+# Where a folder of `transformers` does not tell.
+DEFAULTS: dict[str, Rescaling] = {
+    **dict.fromkeys(("videomae", "dinov2", "vit_mae"), IMAGENET),
+    "timesformer": (1 / (255 * 0.225), -0.45 / 0.225),
+}
 
 
 def read(folder: Path, model_type: str) -> Rescaling:
@@ -26,7 +31,7 @@ def read(folder: Path, model_type: str) -> Rescaling:
     """
     path = folder / FILE
     if not path.is_file():
-        return IMAGENET if model_type == "videomae" else RESCALING
+        return DEFAULTS.get(model_type, RESCALING)
     config = read_json(path)
     # Only ViViT's processor has an offset.
     vivit = "Vivit" in str(config.get("image_processor_type", "VivitImageProcessor"))

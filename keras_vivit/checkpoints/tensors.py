@@ -6,8 +6,9 @@ Nothing in a file is executed.
 import functools
 import json
 import os
+import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,10 @@ def _npy_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 # === safetensors, and PyTorch's own format ===
 
+# Under which names training scripts save a state dict, beside other things.
+ROOTS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
+_WRAPPERS = re.compile(r"^((module|_orig_mod|model)\.)+")
+
 
 def open_weights(folder: Path) -> Tensors:
     """Returns the tensors of a folder in the `transformers` format.
@@ -148,15 +153,15 @@ def open_safetensors(path: Path) -> Tensors:
     return {n: Tensor(shape, functools.partial(read, n)) for n, shape in shapes.items()}
 
 
-def open_pytorch(path: Path, roots: Sequence[str] = ()) -> Tensors:
-    """Opens a file of PyTorch; the tensors may be under one of `roots`."""
+def open_pytorch(path: Path) -> Tensors:
+    """Opens a file of PyTorch, a state dict or one under a name of `ROOTS`."""
     torch = optional_package("torch", "keras-vivit[torch]")
     try:
         # PyTorch before 1.6 wrote files that cannot be mapped into memory.
-        state = torch.load(
+        content = torch.load(
             path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-        state = next((state[root] for root in roots if root in state), state)
+        state = _state_dict(content)
         return {
             name: Tensor(tuple(tensor.shape), functools.partial(_to_numpy, tensor))
             for name, tensor in state.items()
@@ -164,8 +169,36 @@ def open_pytorch(path: Path, roots: Sequence[str] = ()) -> Tensors:
     except Exception as error:  # Damaged and hostile files raise many kinds.
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path} must be a PyTorch file of tensors alone ({reason})."
+            f"{path} must be a PyTorch file of tensors alone, as "
+            f"`torch.save(model.state_dict(), ...)` writes it, or with them under one "
+            f"of {', '.join(ROOTS)} ({reason})."
         ) from error
+
+
+def _state_dict(content: Any) -> Any:
+    """Takes a state dict out of what a training script saved with it."""
+    for root in ROOTS:
+        if isinstance(content.get(root), dict):
+            return _state_dict(content[root])
+    return content
+
+
+def without_wrappers(stored: Tensors, source: Path) -> Tensors:
+    """Removes the prefixes of data parallelism, compilation and training loops.
+
+    Raises:
+        ValueError: If two tensors would have the same name.
+    """
+    tensors: Tensors = {}
+    for name, tensor in stored.items():
+        short = _WRAPPERS.sub("", name).replace("_orig_mod.", "")
+        if short in tensors:
+            raise ValueError(
+                f"{source} must hold {short} once, not under another prefix too. "
+                f"Received: {name}"
+            )
+        tensors[short] = tensor
+    return tensors
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

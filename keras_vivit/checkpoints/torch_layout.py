@@ -1,5 +1,6 @@
 """Names and layouts of tensors in PyTorch, as `transformers` has them."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,15 +10,19 @@ import numpy as np
 from keras_vivit.checkpoints.names import (
     BIAS,
     BLOCK,
+    FACTORIZED_BLOCK,
     HEAD,
     HEAD_NORM,
     KERNEL,
     TABLE,
+    TIME_TABLE,
 )
 from keras_vivit.checkpoints.tensors import Tensor, Tensors
 
 ATTENTION, MLP = BLOCK["attention"], BLOCK["mlp"]
+TIME_ATTENTION = FACTORIZED_BLOCK["time_attention"]
 PROJECTIONS = ("query", "key", "value")
+PREFIXES = ("vivit", "vit", "videomae", "timesformer", "dinov2")
 # The names in files, then those that transformers 5 has in memory.
 _LAYERS = {
     "layernorm_before": BLOCK["attention_norm"],
@@ -34,10 +39,20 @@ _LAYERS = {
     "attention.o_proj": f"{ATTENTION}/out",
     "mlp.fc1": f"{MLP}/Dense_0",
     "mlp.fc2": f"{MLP}/Dense_1",
+    # DINOv2's.
+    "norm1": BLOCK["attention_norm"],
+    "norm2": BLOCK["mlp_norm"],
+    # TimeSformer's.
+    "temporal_layernorm": FACTORIZED_BLOCK["time_norm"],
+    "temporal_attention.attention.query": f"{TIME_ATTENTION}/query",
+    "temporal_attention.attention.key": f"{TIME_ATTENTION}/key",
+    "temporal_attention.attention.value": f"{TIME_ATTENTION}/value",
+    "temporal_attention.output.dense": f"{TIME_ATTENTION}/out",
 }
 _OTHERS = {
     "embeddings.cls_token": "cls",
     "embeddings.position_embeddings": TABLE,
+    "embeddings.time_embeddings": TIME_TABLE,
     "embeddings.patch_embeddings.projection.weight": KERNEL,
     "embeddings.patch_embeddings.projection.bias": BIAS,
     "layernorm.weight": "Transformer/encoder_norm/scale",
@@ -58,7 +73,7 @@ def to_scenic(stored: Tensors, heads: int, source: Path) -> Tensors:
     """
     tensors: Tensors = {}
     for name, tensor in stored.items():
-        short = re.sub(r"^(vivit|vit|videomae)\.", "", name)
+        short = re.sub(rf"^({'|'.join(PREFIXES)})\.", "", name)
         if short.startswith("pooler."):  # The classifiers do not use it.
             continue
         scenic = _scenic_name(short)
@@ -69,7 +84,7 @@ def to_scenic(stored: Tensors, heads: int, source: Path) -> Tensors:
         except ValueError as error:
             raise ValueError(
                 f"{name} must be divisible among the heads. Received: "
-                f"num_attention_heads={heads}, shape={tensor.shape} in {source}"
+                f"num_heads={heads}, shape={tensor.shape} in {source}"
             ) from error
     return tensors
 
@@ -94,6 +109,24 @@ def to_transformers(
     return state
 
 
+def split_projections(stored: Tensors) -> Tensors:
+    """Splits the tensors `qkv`, which hold query, key and value in this order."""
+    tensors: Tensors = {}
+    for name, tensor in stored.items():
+        stacked = name.endswith((".qkv.weight", ".qkv.bias"))
+        if not stacked or tensor.shape[0] % 3:
+            tensors[name] = tensor
+            continue
+        for i, projection in enumerate(PROJECTIONS):
+            part = tensor.map(functools.partial(_third, index=i))
+            tensors[name.replace(".qkv.", f".{projection}.")] = part
+    return tensors
+
+
+def _third(stacked: np.ndarray, index: int) -> np.ndarray:
+    return np.split(stacked, 3)[index]
+
+
 def add_zero_biases(tensors: Tensors, projections: Sequence[str] = PROJECTIONS) -> None:
     """Adds biases of zeros to projections that have none."""
     kernel = re.compile(f"({'|'.join(projections)})/kernel$")
@@ -112,12 +145,14 @@ def _scenic_name(name: str) -> str:
         return _OTHERS.get(name, name)
     index, layer, kind = match.groups()
     if kind == "weight":
-        kind = "scale" if "layernorm" in layer else "kernel"
+        kind = "scale" if "norm" in layer else "kernel"
     return f"Transformer/encoderblock_{index}/{_LAYERS[layer]}/{kind}"
 
 
 def _to_scenic_layout(name: str, heads: int) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function that gives a tensor of PyTorch's layout Scenic's."""
+    if name == TIME_TABLE:
+        return lambda table: table[0]
     if name == KERNEL:  # (d, c, [t,] h, w) to ([t,] h, w, c, d)
         return lambda w: np.moveaxis(w, (0, 1), (-1, -2))
     if name.endswith(("query/kernel", "key/kernel", "value/kernel")):

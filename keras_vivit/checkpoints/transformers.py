@@ -2,26 +2,76 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_vivit.checkpoints import names, pixels, torch_layout, videomae
-from keras_vivit.checkpoints.names import HEAD, KERNEL, TABLE
+from keras_vivit.checkpoints import (
+    image_models,
+    names,
+    pixels,
+    timesformer,
+    torch_layout,
+    videomae,
+)
+from keras_vivit.checkpoints.names import HEAD, KERNEL, TABLE, TIME_TABLE
 from keras_vivit.checkpoints.tensors import (
     Checkpoint,
     Tensors,
     open_weights,
     read_json,
+    without_wrappers,
 )
 from keras_vivit.extras import optional_package
 from keras_vivit.mlp import gelu_tanh
 from keras_vivit.positions import sequence_table
-from keras_vivit.types import Activation, Shape
+from keras_vivit.types import Activation, Config, Shape
 
-MODELS = ("vivit", "vit", "videomae")
+
+class Model(NamedTuple):
+    """What the models differ in.
+
+    `prepare` takes the tensors of a file and the configuration, and returns tensors
+    that `torch_layout` knows. `finish` makes a checkpoint of those with Scenic's names.
+    """
+
+    prepare: Callable[[Tensors, Config], Tensors]
+    finish: Callable[[Tensors, Config, Config], Checkpoint]
+    is_of_images: bool = False
+
+
+def _as_stored(stored: Tensors, config: Config) -> Tensors:
+    return stored
+
+
+def _without_more(tensors: Tensors, settings: Config, config: Config) -> Checkpoint:
+    return Checkpoint(tensors, settings)
+
+
+MODELS = {
+    "vivit": Model(_as_stored, _without_more),
+    "vit": Model(_as_stored, _without_more, is_of_images=True),
+    "videomae": Model(
+        lambda stored, _: videomae.without_decoder(stored), videomae.of_transformers
+    ),
+    "timesformer": Model(timesformer.prepare, timesformer.checkpoint),
+    "dinov2": Model(
+        image_models.prepare_dinov2, image_models.fold_layer_scale, is_of_images=True
+    ),
+    "vit_mae": Model(
+        lambda stored, _: videomae.without_decoder(stored),
+        _without_more,
+        is_of_images=True,
+    ),
+}
+REFUSED = {
+    "deit": "it has a distillation token, which ViViT has not",
+    "dinov2_with_registers": "it has register tokens, which ViViT has not",
+    "dinov3_vit": "it has rotary positions, which ViViT has not",
+}
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_fast": gelu_tanh,
@@ -35,7 +85,7 @@ _MAX_TOKENS = 2**17
 
 
 def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
-    """Opens a folder with a ViViT, a VideoMAE or an image ViT.
+    """Opens a folder with one of `MODELS`.
 
     Args:
         folder: Folder with `config.json` and weights.
@@ -47,12 +97,15 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
     """
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
+        reason = f": {REFUSED[str(kind)]}" if str(kind) in REFUSED else ""
         raise ValueError(
             f"`model_type` in config.json must be one of {', '.join(MODELS)}. "
-            f"Received: {kind!r} in {folder}"
+            f"Received: {kind!r} in {folder}{reason}"
         )
-    stored = open_weights(folder)
+    model = MODELS[kind]
+    stored = without_wrappers(open_weights(folder), folder)
+    stored = model.prepare(stored, config)
     try:
         heads, activation = int(config["num_attention_heads"]), config["hidden_act"]
         epsilon = float(config["layer_norm_eps"])
@@ -60,11 +113,11 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         attention_dropout = float(config.get("attention_probs_dropout_prob", 0))
         size, channels = config["image_size"], int(config["num_channels"])
         height, width = map(int, size if isinstance(size, list) else (size, size))
-        frames = int(config["num_frames"]) if kind != "vit" else 1
+        frames = 1 if model.is_of_images else int(config["num_frames"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            "config.json must describe a ViViT, VideoMAE or ViT. Received: "
-            f"{folder} ({error!r})"
+            "config.json must describe a model as `transformers` does. Received: "
+            f"{folder}, model_type={kind!r} ({error!r})"
         ) from error
     if activation not in ACTIVATIONS:
         raise ValueError(
@@ -73,12 +126,10 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         )
     if kind == "videomae":
         heads = num_heads or heads
-        stored = videomae.without_decoder(stored)
     tensors = torch_layout.to_scenic(stored, heads, folder)
     video_shape = (frames, height, width, channels)
     _check_grid(tensors, video_shape, folder)
-    has_bias = config.get("qkv_bias", config.get("qv_bias", True))
-    if not has_bias:
+    if not config.get("qkv_bias", config.get("qv_bias", True)):
         torch_layout.add_zero_biases(tensors)
     settings = {
         "video_shape": video_shape,
@@ -89,13 +140,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         "rescaling": pixels.read(folder, kind),
         "class_names": _class_names(config, tensors),
     }
-    if kind != "videomae":
-        return Checkpoint(tensors, settings)
-    torch_layout.add_zero_biases(tensors, ["key"])
-    mean_pooling = bool(config.get("use_mean_pooling", True))
-    return videomae.checkpoint(
-        tensors, settings, mean_pooling, videomae.HEAD_NORM_EPSILON
-    )
+    return model.finish(tensors, settings, config)
 
 
 def _check_grid(tensors: Tensors, video_shape: Shape, folder: Path) -> None:
@@ -103,6 +148,8 @@ def _check_grid(tensors: Tensors, video_shape: Shape, folder: Path) -> None:
     if KERNEL not in tensors:
         return  # `architecture.arguments_of` reports it.
     tubelet_size = names.tubelet_of(tensors[KERNEL].shape)
+    if TIME_TABLE in tensors:  # Time has a table of its own.
+        video_shape = (tubelet_size[0], *video_shape[1:])
     tokens = math.prod(names.grid_of(video_shape, tubelet_size))
     rows = tensors[TABLE].shape[1] if TABLE in tensors else tokens
     if rows - tokens not in (0, 1) or not 0 < tokens < _MAX_TOKENS:

@@ -4,7 +4,6 @@ The position table is in no file: it is `positions.sequence_table`. Query and va
 biases, the key has none: softmax drops what is the same for all keys.
 """
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,26 @@ import numpy as np
 
 from keras_vivit.checkpoints import pixels, torch_layout
 from keras_vivit.checkpoints.names import FINAL_NORM, HEAD, HEAD_NORM
-from keras_vivit.checkpoints.tensors import (
-    Checkpoint,
-    Tensor,
-    Tensors,
-    open_pytorch,
-)
+from keras_vivit.checkpoints.tensors import Checkpoint, Tensors
 
 # `transformers` has PyTorch's default in the norm before the head, whatever config.json
 # says of the others.
 HEAD_NORM_EPSILON = 1e-5
-_DECODER = re.compile(r"decoder\.|encoder_to_decoder\.|mask_token$")
+DECODER = re.compile(r"decoder\.|encoder_to_decoder\.|mask_token$")
 
 
 def without_decoder(stored: Tensors) -> Tensors:
     """Drops what only pre-training uses."""
-    return {name: x for name, x in stored.items() if not _DECODER.match(name)}
+    return {name: x for name, x in stored.items() if not DECODER.match(name)}
+
+
+def of_transformers(
+    tensors: Tensors, settings: dict[str, Any], config: dict[str, Any]
+) -> Checkpoint:
+    """Adds the biases of the keys, and what `config` tells of the head."""
+    torch_layout.add_zero_biases(tensors, ["key"])
+    mean_pooling = bool(config.get("use_mean_pooling", True))
+    return checkpoint(tensors, settings, mean_pooling, HEAD_NORM_EPSILON)
 
 
 def checkpoint(
@@ -81,37 +84,37 @@ _NAMES = {  # to those of `transformers`
     r"^norm\.": "layernorm.",
     r"^head\.": "classifier.",
 }
-_PATCHES = "patch_embed.proj.weight"
+PATCHES = "patch_embed.proj.weight"
 _HEAD_SIZE = 64
 _EPSILON = 1e-6
 
 
-def read(path: Path, num_heads: int | None = None) -> Checkpoint:
-    """Opens a file of the original repository, which does not tell `video_shape`.
+def read(stored: Tensors, given: dict[str, Any], path: Path) -> Checkpoint:
+    """Returns the checkpoint that a file holds, which does not tell `video_shape`.
 
     Args:
-        path: `.pth` file of PyTorch.
-        num_heads: Integer. Defaults to one head for each 64 channels.
+        stored: Tensors under the repository's names.
+        given: Dictionary of constructor arguments. `num_heads` defaults to one head for
+            each 64 channels.
+        path: The file, for errors.
 
     Raises:
-        ValueError: If the file does not hold such a model, or is damaged.
-        ImportError: If PyTorch is not installed.
+        ValueError: If the file does not hold such a model.
     """
-    opened = open_pytorch(path, roots=("model", "module"))
-    stored = without_decoder(
-        {name.removeprefix("encoder."): x for name, x in opened.items()}
-    )
-    if _PATCHES not in stored:
+    kernel = stored[PATCHES]
+    if len(kernel.shape) != 5:
         raise ValueError(
-            f"`source` must be a file of VideoMAE, with the tensor {_PATCHES}. "
-            f"Received: {path} with {', '.join(sorted(stored)[:5])}, ..."
+            f"{PATCHES} must have five axes, as VideoMAE's has: this is a file of an "
+            f"image model. Received: shape={kernel.shape} in {path}"
         )
+    stored = without_decoder(stored)
     renamed: Tensors = {}
     for name, tensor in stored.items():
         for pattern, new in _NAMES.items():
             name = re.sub(pattern, new, name)
-        renamed |= _split(name, tensor)
-    heads = num_heads or max(stored[_PATCHES].shape[0] // _HEAD_SIZE, 1)
+        renamed[name] = tensor
+    heads = given.get("num_heads") or max(kernel.shape[0] // _HEAD_SIZE, 1)
+    renamed = torch_layout.split_projections(renamed)
     tensors = torch_layout.to_scenic(renamed, heads, path)
     has_bias = any(name.endswith("q_bias") for name in stored)
     torch_layout.add_zero_biases(
@@ -124,17 +127,3 @@ def read(path: Path, num_heads: int | None = None) -> Checkpoint:
     }
     mean_pooling = f"{HEAD_NORM}/scale" in tensors
     return checkpoint(tensors, settings, mean_pooling, _EPSILON)
-
-
-def _split(name: str, tensor: Tensor) -> Tensors:
-    """Splits the kernels of query, key and value, which are stacked in this order."""
-    if not name.endswith(".qkv.weight"):
-        return {name: tensor}
-    return {
-        name.replace("qkv", projection): tensor.map(functools.partial(_third, index=i))
-        for i, projection in enumerate(torch_layout.PROJECTIONS)
-    }
-
-
-def _third(kernel: np.ndarray, index: int) -> np.ndarray:
-    return np.split(kernel, 3)[index]

@@ -221,14 +221,24 @@ def _block_relevance(
 
 def _zero_weights(block: Any, x: Tensor) -> list[Tensor]:
     """Returns zeros of the shapes of a block's attention weights."""
-    grid, zeros = passes.grid_of(x), []
-    tokens = ops.zeros((len(x), math.prod(grid)))
+    zeros = []
     for axes in passes.share_axes(block):
         for axis in axes:
-            number, length = fold(tokens, grid, axis).shape
+            number, length = _folded_shape(block, x, axis)
             heads = block.num_heads // len(axes)
             zeros.append(ops.zeros((number, heads, length, length), x.dtype))
     return zeros
+
+
+def _folded_shape(block: Any, x: Tensor, axis: str) -> tuple[int, int]:
+    """Returns how many sequences attend, and their length."""
+    if passes.has_divided_attention(block):
+        frames, places = passes.divided_grid(block, x)
+        if axis == "space":
+            return len(x) * frames, 1 + places
+        return len(x) * places, frames
+    grid = passes.grid_of(x)
+    return fold(ops.zeros((len(x), math.prod(grid))), grid, axis).shape
 
 
 def _pull_back(

@@ -135,6 +135,16 @@ def grid_of(x: Tensor) -> list[Any]:
     return list(ops.shape(x))[1:-1]
 
 
+def has_divided_attention(block: Any) -> bool:
+    """Whether it is a block of variant 3 with a class token."""
+    return getattr(block, "frames", None) is not None
+
+
+def divided_grid(block: Any, x: Tensor) -> list[Any]:
+    """Returns frames and places of a sequence with a class token."""
+    return [block.frames, (ops.shape(x)[1] - 1) // block.frames]
+
+
 # === Rows ===
 
 
@@ -167,8 +177,9 @@ def pooled_rows(
         if rows is not None:
             start = start * ops.reshape(rows, (-1, 1))  # Each frame's weight in time.
         rows = start
-        for block, x, _ in reversed(encoder.steps):
-            rows = _before(block, rows, next(remaining), grid_of(x), residual)
+        for step in reversed(encoder.steps):
+            before = _before_divided if has_divided_attention(step.block) else _before
+            rows = before(step, rows, next(remaining), residual)
         if pooling == "token":
             rows, start = rows[:, 1:], start[:, 1:]
     shape = (-1, *grid_of(forward.grid))
@@ -187,22 +198,60 @@ def _pooling_rows(step: Step, pooling: str) -> Tensor:
 
 
 def _before(
-    block: Any,
+    step: Step,
     rows: Tensor,
     matrices: list[Tensor],
-    grid: list[Any],
     residual: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Goes back through the attentions of a block."""
-    remaining = list(matrices)
-    for axes in reversed(share_axes(block)):
+    grid, remaining = grid_of(step.x), list(matrices)
+    for axes in reversed(share_axes(step.block)):
         shares, remaining = remaining[-len(axes) :], remaining[: -len(axes)]
         moved = [
-            unfold((fold(rows, grid, axis)[:, None] @ share)[:, 0], grid, axis)
+            unfold(_times(fold(rows, grid, axis), share), grid, axis)
             for axis, share in zip(axes, shares, strict=True)
         ]
         rows = residual(rows, sum(moved) / len(moved))
     return rows
+
+
+def _before_divided(
+    step: Step,
+    rows: Tensor,
+    matrices: list[Tensor],
+    residual: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Goes back through divided attention, see `keras_vivit.divided_attention`."""
+    grid = divided_grid(step.block, step.x)
+    for (axis,), matrix in reversed([*zip(share_axes(step.block), matrices, strict=True)]):
+        token, others = rows[:, :1], rows[:, 1:]
+        if axis == "time":
+            moved = unfold(_times(fold(others, grid, axis), matrix), grid, axis)
+            rows = ops.concatenate([token, residual(others, moved)], axis=1)
+            continue
+        copies = token * _shares_of_frames(step, grid)
+        frames = [copies[..., None], ops.reshape(others, (-1, *grid))]
+        rows_of_frames = ops.concatenate(frames, axis=2)  # (b, t, 1 + s)
+        length = 1 + grid[1]
+        moved = _times(ops.reshape(rows_of_frames, (-1, length)), matrix)
+        moved = ops.reshape(moved, (-1, grid[0], length))
+        others = ops.reshape(moved[:, :, 1:], (-1, math.prod(grid)))
+        token = ops.sum(moved[:, :, 0], axis=1, keepdims=True)
+        rows = residual(rows, ops.concatenate([token, others], axis=1))
+    return rows
+
+
+def _shares_of_frames(step: Step, grid: list[Any]) -> Tensor:
+    """Returns how much each frame counts for the class token: `(batch or 1, t)`."""
+    if step.mask is None:
+        return ops.full((1, grid[0]), 1 / grid[0])
+    kept = ops.any(ops.reshape(step.mask[:, 1:], (-1, *grid)), axis=2)
+    kept = ops.cast(kept, "float32")
+    return kept / ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1)
+
+
+def _times(rows: Tensor, matrices: Tensor) -> Tensor:
+    return (rows[:, None] @ matrices)[:, 0]
 
 
 # === Batches ===

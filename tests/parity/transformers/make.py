@@ -2,8 +2,8 @@
 
     python tests/parity/transformers/make.py
 
-The stored files are those of transformers 5.23.0 (VideoMAE's: 5.24.0) and PyTorch
-2.13.0.
+The stored files are those of transformers 5.23.0 (from VideoMAE's on: 5.24.0) and
+PyTorch 2.13.0.
 """
 
 import pathlib
@@ -95,6 +95,77 @@ def write_videomae(folder, **changes):
     return models
 
 
+def write_timesformer(folder):
+    """Writes a TimeSformer, its logits, and its tokens in the order of time first."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.TimesformerConfig(
+        image_size=16, patch_size=4, num_frames=3, **SIZES
+    )
+    model = transformers.TimesformerForVideoClassification(config).eval()
+    videos = np.random.default_rng(3).uniform(-1, 1, (2, 3, 16, 16, 3))
+    videos = videos.astype("float32")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.3)
+        pixels = torch.tensor(videos).permute(0, 1, 4, 2, 3)
+        logits = model(pixels).logits.numpy()
+        tokens = model.timesformer(pixels).last_hidden_state.numpy()
+    token, others = tokens[:, :1], tokens[:, 1:]  # the class token, (h, w, t)
+    others = others.reshape(2, 16, 3, -1).swapaxes(1, 2).reshape(2, 48, -1)
+    model.save_pretrained(folder / "timesformer")
+    np.savez(
+        folder / "timesformer.npz",
+        videos=videos,
+        logits=logits,
+        tokens=np.concatenate([token, others], axis=1),
+    )
+
+
+def write_image_models(folder):
+    """Writes a DINOv2, a ViTMAE with its decoder, a DeiT, and their tokens."""
+    import torch
+    import transformers
+
+    torch.manual_seed(4)
+    sizes = {"image_size": 16, "patch_size": 4, **SIZES}
+    decoder = {
+        "decoder_hidden_size": 12,
+        "decoder_intermediate_size": 12,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+    }
+    models = {
+        "dinov2": transformers.Dinov2ForImageClassification(
+            transformers.Dinov2Config(mlp_ratio=2, **sizes)
+        ),
+        "vit_mae": transformers.ViTMAEForPreTraining(
+            transformers.ViTMAEConfig(mask_ratio=0.0, **decoder, **sizes)
+        ),
+        # DeiT without distillation is a ViT with a head.
+        "deit": transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)),
+    }
+    images = np.random.default_rng(4).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
+    outputs = {"images": images}
+    pixels = torch.tensor(images).permute(0, 3, 1, 2)
+    for name, model in models.items():
+        model.eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(0, 0.3)
+            options = {}
+            if name == "vit_mae":  # Patches are sorted by noise.
+                options["noise"] = torch.arange(16.0).expand(2, 16)
+            tokens = model.base_model(pixels, **options).last_hidden_state
+        outputs[name] = tokens.numpy()
+        model.save_pretrained(folder / name)
+    np.savez(folder / "image_models.npz", **outputs)
+
+
 if __name__ == "__main__":
     write(HERE)
     write_videomae(HERE)
+    write_timesformer(HERE)
+    write_image_models(HERE)
