@@ -87,6 +87,10 @@ def test_empty_folder_is_refused(tmp_path):
             '{"model_type": "bert"}',
             "must be one of vivit, vit, videomae, .*. Received: 'bert'",
         ),
+        (
+            '{"model_type": ["vivit"]}',
+            r"must be one of vivit, .*. Received: \['vivit'\]",
+        ),
         ('{"model_type": "vivit"}', "must describe a model as `transformers` does"),
     ],
 )

@@ -209,12 +209,13 @@ def test_encoder_of_a_unetr_is_taken_out(tmp_path):
     assert_same(backbone.predict_on_batch(inputs), expected)
 
 
-def test_other_parts_of_a_larger_model_are_named(tmp_path):
+@pytest.mark.parametrize("others", [("logit_scale",), ("teacher.norm.bias",)])
+def test_other_parts_of_a_larger_model_are_named(others, tmp_path):
     def clip(state):
         vision = {f"vision_encoder.{k}": x for k, x in state.items()}
-        return {**vision, "logit_scale": np.ones(1, "float32")}
+        return vision | {name: np.ones(1, "float32") for name in others}
 
-    message = r"prefix 'vision_encoder\.'.*save its state dict alone.*logit_scale"
+    message = rf"prefix 'vision_encoder\.'.*save its state dict alone.*{others[0]}"
     with pytest.raises(ValueError, match=message):
         kv.ViViTBackbone.from_preset(edited(tmp_path, clip), **case("conv_tokens")[1])
 

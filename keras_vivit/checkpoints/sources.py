@@ -133,7 +133,7 @@ def _read_state_dict(stored: Tensors, given: dict[str, Any], path: Path) -> Chec
             for name in stored
             if re.search(rf"(^|\.){re.escape(marker)}$", name)
         ]
-        if len(prefixes) == 1:
+        if prefixes:
             return reader(_below(prefixes[0], stored, others, path), given, path)
     listed = f"{path} with {', '.join(sorted(stored)[:5])}, ..."
     if any(name.endswith(_OF_TRANSFORMERS) for name in stored):
