@@ -278,6 +278,15 @@ def test_folder_without_files_or_classes_is_named(videos, tmp_path, capsys):
     assert "FOLDER must hold two classes or more. Received: ('grow',)" in error
 
 
+def test_files_of_other_classes_are_left_out(videos):
+    options = train.parse([str(videos), *SMALL, "--classes", "slide", "fall"])
+    configuration = train.configure(options, videos)
+    training.complete(configuration)
+    sets = training.read(configuration)
+    assert sets.train.class_names == ("slide", "fall")
+    assert {path.parent.name for path in sets.test.files} == {"slide", "fall"}
+
+
 def test_damaged_files_are_left_out_with_a_warning(videos, tmp_path):
     for motion in moving_shapes.MOTIONS[:2]:
         (tmp_path / motion).mkdir()
