@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers import needs_av
+from helpers import needs_av, once
 
 from keras_vivit import ViViTBackbone, ViViTClassifier
 from keras_vivit.data import predict_views
@@ -343,6 +343,7 @@ def test_motions_are_told_apart_by_motion_alone():
         assert np.abs(video[0].astype("float32") - video[-1]).mean() > 1
 
 
+@once
 @pytest.mark.slow
 def test_command_without_a_folder_learns_in_two_minutes(tmp_path):
     command = [sys.executable, train.__file__]
