@@ -139,15 +139,15 @@ class _EncoderBlock(keras.layers.Layer):
         seeds: Iterator[Any] | None,
         attend: Callable[..., Tensor] | None,
     ) -> Tensor:
-        options = {} if attend is None else {"attend": attend}
+        options: dict[str, Any] = {"training": training, "seeds": seeds}
+        if attend is not None:
+            options["attend"] = attend
         for norm, layer in self._branches():
             y = fast.call(norm, x, training=training)
             if layer is self.mlp:
                 y = fast.call(layer, y, training=training, seeds=seeds)
             else:
-                y = self._attend(
-                    layer, y, mask, training=training, seeds=seeds, **options
-                )
+                y = self._attend(layer, y, mask, **options)
             if y.dtype != x.dtype:  # A branch has a dtype policy of its own.
                 y = ops.cast(y, x.dtype)
             y = dropout(y, self.dropout_rate, seeds)

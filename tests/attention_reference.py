@@ -91,34 +91,39 @@ def blocks(settings, calls, grid):
     return [{axis: take(number[axis]) for axis in order} for _ in range(depth)]
 
 
-def full(axis, weights, mask, has_token):
-    """Weights of frames or places as `(batch, tokens, tokens)`, averaged over heads.
-
-    A class token attends over space, in each frame that has a kept token; that it does
-    not over time is NaN.
-    """
+def full(axis, weights, grid):
+    """Weights of frames or places as `(batch, tokens, tokens)`, averaged over heads."""
     if axis == "all":
         return weights.mean(axis=1)
     weights = weights.mean(axis=2)
-    index = np.arange(mask[0].size).reshape(mask.shape[1], -1) + has_token
-    matrix = np.zeros((len(weights), *[index.size + has_token] * 2))
-    if not has_token:
-        groups = index if axis == "space" else index.T
-        for i, group in enumerate(groups):
-            matrix[:, group[:, None], group] = weights[:, i]
-        return matrix
+    index = np.arange(np.prod(grid)).reshape(grid[0], -1)
+    groups = index if axis == "space" else index.T
+    matrix = np.zeros((len(weights), index.size, index.size))
+    for i, group in enumerate(groups):
+        matrix[:, group[:, None], group] = weights[:, i]
+    return matrix
+
+
+def full_with_class_token(axis, weights, grid, mask, alone):
+    """The same of TimeSformer: `(batch, 1 + tokens, 1 + tokens)`.
+
+    Over time, the class token has the weight `alone` for itself. Over space, its row is
+    the mean of those of the frames that are kept.
+    """
+    batch, tokens = len(weights), int(np.prod(grid))
+    matrix = np.zeros((batch, 1 + tokens, 1 + tokens))
     if axis == "time":
-        matrix[:, 0] = np.nan
-        for i, group in enumerate(index.T):
-            matrix[:, group[:, None], group] = weights[:, i]
+        matrix[:, 0, 0] = alone
+        matrix[:, 1:, 1:] = full(axis, weights, grid)
         return matrix
-    kept = mask.any(axis=(2, 3))
-    shares = kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)
-    for i, group in enumerate(index):
-        matrix[:, group[:, None], group] = weights[:, i, 1:, 1:]
-        matrix[:, group, 0] = weights[:, i, 1:, 0]
-        matrix[:, 0, group] = shares[:, i, None] * weights[:, i, 0, 1:]
-        matrix[:, 0, 0] += shares[:, i] * weights[:, i, 0, 0]
+    weights = weights.mean(axis=2)
+    kept = mask.reshape(batch, grid[0], -1).any(axis=2)
+    for sample in range(batch):
+        for t, frame in enumerate(1 + np.arange(tokens).reshape(grid[0], -1)):
+            joined = np.array([0, *frame])
+            matrix[sample, frame[:, None], joined] = weights[sample, t, 1:]
+            if kept[sample, t]:
+                matrix[sample, 0, joined] += weights[sample, t, 0] / kept[sample].sum()
     return matrix
 
 
@@ -143,8 +148,11 @@ def token_map(settings, steps, grid, combine, mask=None):
     if mask is None:
         mask = np.ones((batch, *grid), bool)
     if settings["variant"] != "factorized_encoder":
+        alone = float(combine is not np.add)
         matrices = [
-            matrix for step in steps for matrix in factors(settings, step, mask)
+            matrix
+            for step in steps
+            for matrix in factors(settings, step, grid, mask, alone)
         ]
         rows, start = (
             row.reshape(batch, *grid)
@@ -164,11 +172,16 @@ def token_map(settings, steps, grid, combine, mask=None):
     return maps, starts
 
 
-def factors(settings, step, mask):
+def factors(settings, step, grid, mask, alone):
     """Full matrices of a block's attentions; model 4 has one of two halves."""
-    has_token = settings["pooling"] == "token"
-    matrices = [full(axis, x, mask, has_token) for axis, x in step.items()]
-    if settings["variant"] == "factorized_dot_product":
+    variant, token = settings["variant"], settings["pooling"] == "token"
+    if variant == "factorized_self_attention" and token:
+        return [
+            full_with_class_token(axis, weights, grid, mask, alone)
+            for axis, weights in step.items()
+        ]
+    matrices = [full(axis, weights, grid) for axis, weights in step.items()]
+    if variant == "factorized_dot_product":
         return [sum(matrices) / 2]
     return matrices
 
@@ -184,10 +197,7 @@ def row_of(matrices, mask, pooling, combine):
         row = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
     product = np.tile(np.eye(tokens), (batch, 1, 1))
     for matrix in matrices:
-        factor = np.where(
-            np.isnan(matrix), np.eye(tokens), combine(np.eye(tokens), matrix)
-        )
-        product = factor @ product
+        product = combine(np.eye(tokens), matrix) @ product
     found = np.einsum("bi,bij->bj", row, product)
     skipped = int(pooling == "token")
     return found[:, skipped:], row[:, skipped:]

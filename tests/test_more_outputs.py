@@ -192,7 +192,8 @@ def gradient_by_hand(explained, videos):
 
             with tf.GradientTape() as tape:
                 tokens, logits = explained(videos)
-            return tape.gradient(logits[0, 1], tokens).numpy()
+                logit = logits[0, 1]
+            return tape.gradient(logit, tokens).numpy()
         case "torch":
             import torch
 

@@ -69,12 +69,12 @@ class Case:
 
     def grad_cam(self):
         """Of what leaves the last block, or enters it where one token is pooled."""
-        token = self.settings["pooling"] == "token"
         name = BLOCKS.get(self.settings["variant"], "encoder_block")
-        if token and name in BLOCKS.values():
+        if "self" in name and self.settings["pooling"] == "token":
             name = "divided_attention_block"
         _, calls = attention_reference.logits_and_calls(self.arguments, name)
         gradients = attention_reference.gradients(self.arguments, CLASSES, name)
+        token = self.settings["pooling"] == "token"
         last = slice(0 if token else 1, 4 if len(calls) > 2 else 2, 2)  # each frame's
         tokens, gradients = (
             np.stack([x.reshape(2, -1, 8)[:, int(token) :] for x in arrays[last]], 1)

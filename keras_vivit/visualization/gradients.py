@@ -59,12 +59,9 @@ def relevance(
     def relevance_of(batch: Any, place: slice) -> Tensor:
         forward = passes.run(model.backbone, batch)
         upstream = _output_gradient(model, forward, head, classes and classes[place])
-        rows, start = passes.pooled_rows(
-            forward,
-            _weighted_attention(forward, upstream),
-            lambda rows, moved: rows + moved,
-        )
-        return rows - start
+        matrices = _weighted_attention(forward, upstream)
+        # The rows without what pooling alone gives to each token.
+        return passes.pooled_rows(forward, matrices, averaged=False)[1]
 
     return passes.in_batches(relevance_of, videos, batch_size)
 
@@ -221,24 +218,19 @@ def _block_relevance(
 
 def _zero_weights(block: Any, x: Tensor) -> list[Tensor]:
     """Returns zeros of the shapes of a block's attention weights."""
-    zeros = []
+    grid, zeros = passes.grid_of(x), []
+    frames = passes.frames_of(block)
+    if frames:  # and a class token
+        grid = [frames, (grid[0] - 1) // frames]
+    tokens = ops.zeros((len(x), math.prod(grid)))
     for axes in passes.share_axes(block):
         for axis in axes:
-            number, length = _folded_shape(block, x, axis)
+            number, length = fold(tokens, grid, axis).shape
+            if frames and axis == "space":
+                length += 1
             heads = block.num_heads // len(axes)
             zeros.append(ops.zeros((number, heads, length, length), x.dtype))
     return zeros
-
-
-def _folded_shape(block: Any, x: Tensor, axis: str) -> tuple[int, int]:
-    """Returns how many sequences attend, and their length."""
-    if passes.has_divided_attention(block):
-        frames, places = passes.divided_grid(block, x)
-        if axis == "space":
-            return len(x) * frames, 1 + places
-        return len(x) * places, frames
-    grid = passes.grid_of(x)
-    return fold(ops.zeros((len(x), math.prod(grid))), grid, axis).shape
 
 
 def _pull_back(

@@ -141,10 +141,7 @@ def attention_rollout(
 
 def rollout(forward: passes.Pass) -> Tensor:
     """Returns the rollout `(batch, t, h, w)` of a pass."""
-    rows, _ = passes.pooled_rows(
-        forward, _mean_weights(forward), lambda rows, moved: (rows + moved) / 2
-    )
-    return rows
+    return passes.pooled_rows(forward, _mean_weights(forward), averaged=True)[0]
 
 
 def _mean_weights(forward: passes.Pass) -> Iterator[list[Tensor]]:

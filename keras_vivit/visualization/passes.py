@@ -1,8 +1,8 @@
 """A forward pass whose steps can be repeated, block by block."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -135,23 +135,11 @@ def grid_of(x: Tensor) -> list[Any]:
     return list(ops.shape(x))[1:-1]
 
 
-def has_divided_attention(block: Any) -> bool:
-    """Whether it is a block of variant 3 with a class token."""
-    return getattr(block, "frames", None) is not None
-
-
-def divided_grid(block: Any, x: Tensor) -> list[Any]:
-    """Returns frames and places of a sequence with a class token."""
-    return [block.frames, (ops.shape(x)[1] - 1) // block.frames]
-
-
 # === Rows ===
 
 
 def pooled_rows(
-    forward: Pass,
-    matrices: Iterable[list[Tensor]],
-    residual: Callable[[Tensor, Tensor], Tensor],
+    forward: Pass, matrices: Iterable[list[Tensor]], averaged: bool
 ) -> tuple[Tensor, Tensor]:
     """Follows what the model pools back to the tokens of the grid.
 
@@ -162,12 +150,11 @@ def pooled_rows(
         forward: A pass.
         matrices: For each block, the last one first, a tensor `(n, tokens, tokens)`
             for each share of heads.
-        residual: Function of the rows and of the rows times an attention, that
-            returns the rows before that attention.
+        averaged: Whether an attention A counts as `(A + I) / 2`; else as `A + I`.
 
     Returns:
-        Two tensors `(batch, t, h, w)`: the rows, and how they would be without any
-        block of the (first) encoder.
+        Two tensors `(batch, t, h, w)`: the rows, and the sum of the rows times the
+        attentions of the (first) encoder.
     """
     remaining = iter(matrices)
     pooling = forward.backbone.pooling
@@ -176,14 +163,16 @@ def pooled_rows(
         start = _pooling_rows(encoder.steps[0], pooling)
         if rows is not None:
             start = start * ops.reshape(rows, (-1, 1))  # Each frame's weight in time.
-        rows = start
+        rows, total = start, ops.zeros_like(start)
         for step in reversed(encoder.steps):
-            before = _before_divided if has_divided_attention(step.block) else _before
-            rows = before(step, rows, next(remaining), residual)
+            for shares in _attentions(step.block, next(remaining)):
+                moved = _times(rows, shares, step, averaged)
+                rows = (rows + moved) / 2 if averaged else rows + moved
+                total = total + moved
         if pooling == "token":
-            rows, start = rows[:, 1:], start[:, 1:]
+            rows, total = rows[:, 1:], total[:, 1:]
     shape = (-1, *grid_of(forward.grid))
-    return ops.reshape(rows, shape), ops.reshape(start, shape)
+    return ops.reshape(rows, shape), ops.reshape(total, shape)
 
 
 def _pooling_rows(step: Step, pooling: str) -> Tensor:
@@ -197,61 +186,65 @@ def _pooling_rows(step: Step, pooling: str) -> Tensor:
     return ops.concatenate([kept[:, :1], rest], axis=1)
 
 
-def _before(
-    step: Step,
-    rows: Tensor,
-    matrices: list[Tensor],
-    residual: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Goes back through the attentions of a block."""
-    grid, remaining = grid_of(step.x), list(matrices)
-    for axes in reversed(share_axes(step.block)):
+Shares: TypeAlias = list[tuple[str, Tensor]]  # axes and matrices
+
+
+def _attentions(block: Any, matrices: list[Tensor]) -> Iterator[Shares]:
+    """Yields the shares of each attention of a block, the last attention first."""
+    remaining = list(matrices)
+    for axes in reversed(share_axes(block)):
         shares, remaining = remaining[-len(axes) :], remaining[: -len(axes)]
-        moved = [
-            unfold(_times(fold(rows, grid, axis), share), grid, axis)
-            for axis, share in zip(axes, shares, strict=True)
-        ]
-        rows = residual(rows, sum(moved) / len(moved))
-    return rows
+        yield list(zip(axes, shares, strict=True))
 
 
-def _before_divided(
-    step: Step,
-    rows: Tensor,
-    matrices: list[Tensor],
-    residual: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Goes back through divided attention, see `keras_vivit.divided_attention`."""
-    grid = divided_grid(step.block, step.x)
-    for (axis,), matrix in reversed([*zip(share_axes(step.block), matrices, strict=True)]):
-        token, others = rows[:, :1], rows[:, 1:]
-        if axis == "time":
-            moved = unfold(_times(fold(others, grid, axis), matrix), grid, axis)
-            rows = ops.concatenate([token, residual(others, moved)], axis=1)
-            continue
-        copies = token * _shares_of_frames(step, grid)
-        frames = [copies[..., None], ops.reshape(others, (-1, *grid))]
-        rows_of_frames = ops.concatenate(frames, axis=2)  # (b, t, 1 + s)
-        length = 1 + grid[1]
-        moved = _times(ops.reshape(rows_of_frames, (-1, length)), matrix)
-        moved = ops.reshape(moved, (-1, grid[0], length))
-        others = ops.reshape(moved[:, :, 1:], (-1, math.prod(grid)))
-        token = ops.sum(moved[:, :, 0], axis=1, keepdims=True)
-        rows = residual(rows, ops.concatenate([token, others], axis=1))
-    return rows
+def _times(rows: Tensor, shares: Shares, step: Step, averaged: bool) -> Tensor:
+    """Multiplies rows by an attention, averaged over its shares of heads."""
+    if frames_of(step.block):
+        ((axis, matrix),) = shares
+        times = _times_space if axis == "space" else _times_time
+        return times(rows, matrix, step, averaged)
+    grid = grid_of(step.x)
+    products = [
+        unfold(_product(fold(rows, grid, axes), matrix), grid, axes)
+        for axes, matrix in shares
+    ]
+    return sum(products) / len(products)
 
 
-def _shares_of_frames(step: Step, grid: list[Any]) -> Tensor:
-    """Returns how much each frame counts for the class token: `(batch or 1, t)`."""
-    if step.mask is None:
-        return ops.full((1, grid[0]), 1 / grid[0])
-    kept = ops.any(ops.reshape(step.mask[:, 1:], (-1, *grid)), axis=2)
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    return (rows[:, None] @ matrix)[:, 0]
+
+
+# Blocks with a class token beside their frames, see divided_attention.py.
+
+
+def frames_of(block: Any) -> int | None:
+    return getattr(block, "frames", None)
+
+
+def _times_time(rows: Tensor, matrix: Tensor, step: Step, averaged: bool) -> Tensor:
+    """The class token attends to nothing: on the average, to itself."""
+    frames = step.block.frames
+    grid = [frames, (ops.shape(rows)[1] - 1) // frames]
+    moved = unfold(_product(fold(rows[:, 1:], grid, "time"), matrix), grid, "time")
+    token = rows[:, :1] if averaged else ops.zeros_like(rows[:, :1])
+    return ops.concatenate([token, moved], axis=1)
+
+
+def _times_space(rows: Tensor, matrix: Tensor, step: Step, averaged: bool) -> Tensor:
+    """The class token is the mean of its copies in the frames that are kept."""
+    frames, size = step.block.frames, matrix.shape[-1]
+    kept = ops.ones_like(rows[:, 1:]) if step.mask is None else step.mask[:, 1:]
+    kept = ops.any(ops.reshape(kept, (-1, frames, size - 1)), axis=2, keepdims=True)
     kept = ops.cast(kept, "float32")
-    return kept / ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1)
-
-
-def _times(rows: Tensor, matrices: Tensor) -> Tensor:
-    return (rows[:, None] @ matrices)[:, 0]
+    copies = kept / ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1)
+    copies = copies * rows[:, :1, None]  # (b, t, 1)
+    grid = ops.reshape(rows[:, 1:], (-1, frames, size - 1))
+    framed = ops.reshape(ops.concatenate([copies, grid], axis=2), (-1, size))
+    moved = ops.reshape(_product(framed, matrix), (-1, frames, size))
+    token = ops.sum(moved[:, :, :1], axis=1)
+    others = ops.reshape(moved[:, :, 1:], (-1, frames * (size - 1)))
+    return ops.concatenate([token, others], axis=1)
 
 
 # === Batches ===
