@@ -23,6 +23,9 @@ JAX = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
+# One module, by older emitters, compiles faster. `lowest` has the default.
+FLAGS = ("use_fusion_emitters=false", "parallel_codegen_split_count=1")
+QUICKLY = {"jax": {"XLA_FLAGS": " ".join(f"--xla_cpu_{flag}" for flag in FLAGS)}}
 
 SCHEMAS = {
     "citation-file-format": "CITATION.cff",
@@ -66,12 +69,7 @@ def tests(session, backend):
     """The tests that are not marked `slow` on one backend, with the newest Keras."""
     install(session, *groups(f"{backend}-alone", "test"))
     install(session, ".[examples,hf,scenic,search,video,volume]")
-    # One module, by older emitters, compiles faster; other sessions have the default.
-    flags = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
-    environment = {"XLA_FLAGS": flags} if backend == "jax" else {}
-    run_tests(session, backend, "-m", "not slow", **environment)
+    run_tests(session, backend, "-m", "not slow", **QUICKLY.get(backend, {}))
 
 
 @nox.session
@@ -79,7 +77,7 @@ def tests(session, backend):
 def slow(session, backend):
     """The tests that are marked `slow` on one backend, with the newest Keras."""
     install_all(session, backend)
-    run_tests(session, backend, "-m", "slow")
+    run_tests(session, backend, "-m", "slow", **QUICKLY.get(backend, {}))
 
 
 @nox.session

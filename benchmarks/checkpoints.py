@@ -1,4 +1,4 @@
-"""Time and memory of loading ViViT-B/16x2, 355 MB, with this library and its peer.
+"""Time and memory of loading ViViT-B/16x2 and VideoMAE-B, about 350 MB each.
 
     KERAS_BACKEND=torch python benchmarks/checkpoints.py --out results.json
 
@@ -54,12 +54,19 @@ CASES = {
         THEIRS,
         "transformers.VivitForVideoClassification.from_pretrained({0!r} + '/hf')",
     ),
+    "keras-vivit, VideoMAE": (OURS, CLASSIFIER + "({0!r} + '/videomae')"),
+    "transformers, VideoMAE": (
+        THEIRS,
+        "transformers.VideoMAEForVideoClassification.from_pretrained("
+        "{0!r} + '/videomae')",
+    ),
 }
 
 
 def write_checkpoints(folder):
-    """The same random weights in both formats."""
+    """The same random weights of ViViT in both formats, and those of VideoMAE."""
     import msgpack
+    import transformers
 
     import keras_vivit
     from keras_vivit.checkpoints import names
@@ -75,6 +82,9 @@ def write_checkpoints(folder):
         content = msgpack.packb((value.shape, value.dtype.name, value.tobytes()))
         place[leaf] = msgpack.ExtType(1, content)
     (folder / "scenic").write_bytes(msgpack.packb({"params": tree}))
+    config = transformers.VideoMAEConfig(num_labels=400)
+    videomae = transformers.VideoMAEForVideoClassification(config)
+    videomae.save_pretrained(folder / "videomae")
     return (folder / "scenic").stat().st_size
 
 

@@ -357,7 +357,7 @@ def encode(
             encoder,
             params.get("cls"),
             None if mask is None else mask.reshape(batch, -1),
-            encoder_block if variant == "spatio_temporal" else divided,
+            None if variant == "spatio_temporal" else divided,
         )
         if pooling == "token":
             return tokens, flat_mask

@@ -25,9 +25,10 @@ from keras_vivit.visualization import attention_maps, attention_rollout, passes
 
 FIRST = {"variant": "spatio_temporal", "pooling": "first"}
 # The others are slow on JAX, which compiles each operation for each shape.
+ELSEWHERE = [pytest.mark.slow, once]
 FAST = ("factorized_encoder-token", "factorized_self_attention-mean-space_time")
 CASES = [
-    pytest.param(settings, marks=[] if model_id(settings) in FAST else pytest.mark.slow)
+    pytest.param(settings, marks=[] if model_id(settings) in FAST else ELSEWHERE)
     for settings in [*MODELS, FIRST]
 ]
 

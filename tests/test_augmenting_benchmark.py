@@ -22,6 +22,7 @@ SOURCES = [case["source"] for case in benchmark.cases([BACKEND])]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the other libraries
 @pytest.mark.parametrize("source", SOURCES)
 def test_operations_return_videos_of_the_same_size(source):
     videos = np.random.default_rng(0).integers(0, 256, SHAPE, "uint8")

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import normal
+from helpers import normal, once
 from local_hub import hub  # noqa: F401
 
 import keras_vivit as kv
@@ -44,6 +44,7 @@ def load(tmp_path, **environment):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@once
 @pytest.mark.slow
 def test_the_cache_does_without_a_connection(hub, tmp_path):  # noqa: F811
     shutil.copytree(FOLDER, hub / "owner" / "name")
@@ -56,6 +57,7 @@ def test_the_cache_does_without_a_connection(hub, tmp_path):  # noqa: F811
         assert result["seconds"] < 15, "the request was retried"
 
 
+@once
 @pytest.mark.slow
 def test_without_a_cache_the_connection_is_what_fails(tmp_path):
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import once
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -58,6 +59,7 @@ def worker(npz, folder, trials):
     )
 
 
+@once
 @pytest.mark.slow
 def test_killed_search_goes_on_with_two_workers_and_loses_nothing(npz, tmp_path):
     folder = tmp_path / "search"

@@ -16,6 +16,7 @@ import zipfile
 
 import keras
 import pytest
+from helpers import once
 from packaging.version import Version
 
 import keras_vivit
@@ -57,12 +58,14 @@ def imports():
     return [import_afresh("keras_vivit") for _ in range(3)]
 
 
+@once
 @pytest.mark.slow
 def test_import_brings_in_only_what_keras_does(imports):
     assert imports[0]["packages"] == []
     assert not imports[0]["environment"]
 
 
+@once
 @pytest.mark.slow
 def test_import_check_can_fail(tmp_path):
     (tmp_path / "heavy.py").write_text("")
@@ -73,6 +76,7 @@ def test_import_check_can_fail(tmp_path):
     assert found["environment"]
 
 
+@once
 @pytest.mark.slow
 def test_import_takes_under_50_ms(imports):
     assert statistics.median(run["seconds"] for run in imports) < 0.05

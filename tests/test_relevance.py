@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import SMALL_VIDEO, normal, once, small_classifier
 from scenic import load_scenic, random_params, unset_weights
-from test_attention_maps import FAST
+from test_attention_maps import ELSEWHERE, FAST
 from test_numpy_reference import MODELS, forward_arguments, model_id
 
 import keras_vivit as kv
@@ -24,7 +24,7 @@ SETTINGS = {
     "num_classes": 3,
 }
 CASES = [
-    pytest.param(settings, marks=[] if model_id(settings) in FAST else pytest.mark.slow)
+    pytest.param(settings, marks=[] if model_id(settings) in FAST else ELSEWHERE)
     for settings in MODELS
 ]
 FRAME_MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers import needs_av
+from helpers import needs_av, once
 
 from keras_vivit import ViViTBackbone, ViViTClassifier
 from keras_vivit.data import predict_views
@@ -278,6 +278,15 @@ def test_folder_without_files_or_classes_is_named(videos, tmp_path, capsys):
     assert "FOLDER must hold two classes or more. Received: ('grow',)" in error
 
 
+def test_files_of_other_classes_are_left_out(videos):
+    options = train.parse([str(videos), *SMALL, "--classes", "slide", "fall"])
+    configuration = train.configure(options, videos)
+    training.complete(configuration)
+    sets = training.read(configuration)
+    assert sets.train.class_names == ("slide", "fall")
+    assert {path.parent.name for path in sets.test.files} == {"slide", "fall"}
+
+
 def test_damaged_files_are_left_out_with_a_warning(videos, tmp_path):
     for motion in moving_shapes.MOTIONS[:2]:
         (tmp_path / motion).mkdir()
@@ -334,6 +343,7 @@ def test_motions_are_told_apart_by_motion_alone():
         assert np.abs(video[0].astype("float32") - video[-1]).mean() > 1
 
 
+@once
 @pytest.mark.slow
 def test_command_without_a_folder_learns_in_two_minutes(tmp_path):
     command = [sys.executable, train.__file__]

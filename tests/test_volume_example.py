@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import data_folder
+from helpers import data_folder, once
 
 from keras_vivit import ViViTClassifier
 from keras_vivit.data import predict_views
@@ -116,6 +116,7 @@ def test_shipped_model_learns_new_classes(scans, tmp_path):
         assert np.array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
 
 
+@once
 @pytest.mark.slow
 def test_real_organs_are_learned_from_files(tmp_path):
     path = data_folder("organmnist3d.npz")

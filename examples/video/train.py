@@ -69,6 +69,7 @@ def parse(arguments):
     add("--fps", type=positive, help="sample all videos as if at this rate")
     add("--window", type=float, nargs=2, metavar="X", help="volumes: values for 0, 255")
     add("--flip", nargs="*", choices=("frames", "height", "width"), help="mirror axes")
+    add("--classes", nargs="+", metavar="NAME", help="leave out files of others")
     add("--balanced", action="store_true", help="draw each class equally often")
     add("--validation-split", type=float, default=0.2, metavar="SHARE")
     add("--epochs", type=positive)
@@ -158,8 +159,8 @@ def configure(options, folder):
     start = start_of(options)
     rate, epochs, patience = SCHEDULES[start]
     names = ("checkpoint", "image_vit", "frozen", "variant", "frames", "size", "grid")
-    names += ("stride", "fps", "window", "flip", "balanced", "validation_split")
-    names += ("batch_size", "seed", "cache")
+    names += ("stride", "fps", "window", "flip", "classes", "balanced")
+    names += ("validation_split", "batch_size", "seed", "cache")
     configuration = {
         **{name: getattr(options, name) for name in names},
         "config": start,

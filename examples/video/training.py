@@ -94,6 +94,7 @@ def read(configuration):
         "target_fps": configuration["fps"],
         "window": configuration["window"],
         "label_mode": "categorical",
+        "classes": configuration["classes"],
         "seed": configuration["seed"],
         "cache_bytes": int(configuration["cache"] * 2**30),
         "on_error": "skip",

@@ -98,7 +98,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in MODELS:
-        reason = f": {REFUSED[kind]}" if str(kind) in REFUSED else ""
+        reason = f": {REFUSED[str(kind)]}" if str(kind) in REFUSED else ""
         raise ValueError(
             f"`model_type` in config.json must be one of {', '.join(MODELS)}. "
             f"Received: {kind!r} in {folder}{reason}"
