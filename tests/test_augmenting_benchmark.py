@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import once
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 if not FOLDER.exists():
@@ -21,6 +22,7 @@ SHAPE = (2, 4, 16, 16, 3)
 SOURCES = [case["source"] for case in benchmark.cases([BACKEND])]
 
 
+@once
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the other libraries
 @pytest.mark.parametrize("source", SOURCES)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from helpers import once
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "compose_custom_model.py"
 
 
+@once
 @pytest.mark.slow
 def test_segmentation_is_learned_saved_and_loaded(tmp_path):
     out = tmp_path / "segmenter.keras"

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers import only, slow
+from helpers import once, only, slow
 
 import keras_vivit
 from keras_vivit import presets
@@ -504,6 +504,7 @@ def finished(npz, tmp_path_factory):
     return folder
 
 
+@once
 @pytest.mark.slow
 def test_output_says_what_happens_and_ends_with_the_report(finished):
     lines = (finished / "output.txt").read_text().splitlines()
@@ -521,6 +522,7 @@ def test_output_says_what_happens_and_ends_with_the_report(finished):
     assert not any("\r" in line or "━" in line for line in lines)
 
 
+@once
 @pytest.mark.slow
 def test_synthetic_run_writes_and_labels_everything(tmp_path):
     arguments = ["--data", "synthetic", "--epochs", 1, "--seed", 7]
@@ -593,6 +595,7 @@ def test_killed_run_resumes_to_the_same_end(npz, finished, tmp_path):
     )
 
 
+@once
 @pytest.mark.slow
 def test_resume_needs_the_checkpoint_of_the_last_epoch(npz, finished, tmp_path):
     for name in ("run.json", "history.csv"):
@@ -609,6 +612,7 @@ def test_resume_with_other_options_names_them(npz, finished, capsys, monkeypatch
     assert "Received: seed 0 -> 1 in " in error
 
 
+@once
 @pytest.mark.slow
 def test_resuming_a_finished_run_reports_again(npz, finished, capsys, monkeypatch):
     monkeypatch.setitem(configs.QUICK, "model", SMALL)
