@@ -14,6 +14,7 @@ from helpers import once
 import keras_vivit
 from keras_vivit import augmentation, config, data, initializers, visualization
 
+pytestmark = once
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
@@ -160,7 +161,6 @@ def test_maps_have_the_numbers_of_the_benchmark(monkeypatch):
     assert set(importlib.import_module("visualization").tables()) <= set(lines)
 
 
-@once
 @pytest.mark.skipif(
     not DATA.is_file(), reason="KERAS_VIVIT_DATA names no folder with organmnist3d.npz"
 )
@@ -174,7 +174,6 @@ def test_confusions_are_those_of_the_shipped_model(monkeypatch):
     assert script.confusion(labels, probabilities.argmax(axis=1)) == drawn
 
 
-@once
 @pytest.mark.filterwarnings("ignore:.*ignores 37%:UserWarning")
 def test_presets_are_those_of_the_library(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
