@@ -4,8 +4,9 @@ What this needs beyond Keras and NumPy comes with two extras, `keras-vivit[video
 `keras-vivit[volume]`, and is imported when it is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_vivit.extras import lazy_names
 
 if TYPE_CHECKING:
     from keras_vivit.data.folder import VideoFolder
@@ -39,14 +40,4 @@ _MODULES = {
     "volume_info": "volume",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_MODULES]
+__getattr__, __dir__ = lazy_names(globals(), _MODULES)

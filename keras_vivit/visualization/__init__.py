@@ -1,7 +1,8 @@
 """What a model looks at: attention, rollout, relevance, and pictures of them."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_vivit.extras import lazy_names
 
 if TYPE_CHECKING:
     from keras_vivit.visualization.drawing import overlay, save_gif
@@ -32,14 +33,4 @@ _MODULES = {
     "with_rollout": "outputs",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_MODULES]
+__getattr__, __dir__ = lazy_names(globals(), _MODULES)
