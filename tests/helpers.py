@@ -76,6 +76,15 @@ def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
+needs_transformers = pytest.mark.skipif(
+    not (find_spec("transformers") and find_spec("torch")),
+    reason="transformers is not installed",
+)
+# Files of `transformers`: those that are stored, and as the installed one writes them.
+STORED_OR_NOW = [
+    "stored",
+    pytest.param("now", marks=[pytest.mark.slow, needs_transformers]),
+]
 once = only("torch", reason="is the same on each backend")
 
 

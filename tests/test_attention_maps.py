@@ -7,7 +7,14 @@ import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
-from helpers import SMALL_VIDEO, flat, normal, once, small_classifier
+from helpers import (
+    SMALL_VIDEO,
+    flat,
+    needs_transformers,
+    normal,
+    once,
+    small_classifier,
+)
 from scenic import assert_close, load_scenic, random_params, unset_weights
 from test_numpy_reference import (
     FRAME_MASK,
@@ -17,7 +24,7 @@ from test_numpy_reference import (
     forward_arguments,
     model_id,
 )
-from test_transformers_parity import LOGITS, STORED, needs_transformers
+from test_transformers_parity import LOGITS, STORED
 
 import keras_vivit as kv
 from keras_vivit import visualization

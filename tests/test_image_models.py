@@ -4,11 +4,10 @@ import json
 import pathlib
 import shutil
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from helpers import data_folder, flat
+from helpers import STORED_OR_NOW, data_folder, flat
 from safetensors import numpy as safetensors
 from scenic import assert_close
 
@@ -23,22 +22,7 @@ NAMES = ["dinov2", "vit_mae", "deit"]
 FRAME = {"video_shape": (1, 16, 16, 3), "tubelet_size": (1, 4, 4), "rescaling": None}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "stored",
-        pytest.param(
-            "now",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(
-                    not (find_spec("transformers") and find_spec("torch")),
-                    reason="transformers is not installed",
-                ),
-            ],
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=STORED_OR_NOW)
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""
     if request.param == "stored":

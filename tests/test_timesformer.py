@@ -4,12 +4,11 @@ import json
 import pathlib
 import shutil
 import sys
-from importlib.util import find_spec
 
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal
+from helpers import STORED_OR_NOW, flat, normal
 from scenic import assert_close
 
 import keras_vivit as kv
@@ -22,22 +21,7 @@ from make import write_timesformer  # noqa: E402
 LOGITS = {"rescaling": None, "classifier_activation": None}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "stored",
-        pytest.param(
-            "now",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(
-                    not (find_spec("transformers") and find_spec("torch")),
-                    reason="transformers is not installed",
-                ),
-            ],
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=STORED_OR_NOW)
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""
     if request.param == "stored":

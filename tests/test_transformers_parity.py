@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import STORED_OR_NOW, flat, needs_transformers, normal, randomize
 from scenic import assert_close
 
 import keras_vivit as kv
@@ -21,10 +21,6 @@ sys.path.insert(0, str(STORED))
 from make import write  # noqa: E402
 
 slow = pytest.mark.slow
-needs_transformers = pytest.mark.skipif(
-    not (find_spec("transformers") and find_spec("torch")),
-    reason="transformers is not installed",
-)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="needs PyTorch")
 RAW = {"rescaling": None}
 LOGITS = {**RAW, "classifier_activation": None}
@@ -32,7 +28,7 @@ LOGITS = {**RAW, "classifier_activation": None}
 
 @pytest.fixture(
     scope="module",
-    params=["stored", pytest.param("now", marks=[slow, needs_transformers])],
+    params=STORED_OR_NOW,
 )
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import STORED_OR_NOW, flat, needs_transformers, normal, randomize
 from scenic import assert_close
 
 import keras_vivit as kv
@@ -21,22 +21,12 @@ sys.path.insert(0, str(STORED))
 
 from make import SIZES, write_videomae  # noqa: E402
 
-needs_transformers = pytest.mark.skipif(
-    not (find_spec("transformers") and find_spec("torch")),
-    reason="transformers is not installed",
-)
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="needs PyTorch")
 LOGITS = {"rescaling": None, "classifier_activation": None}
 NAMES = ["videomae", "videomae_first"]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "stored",
-        pytest.param("now", marks=[pytest.mark.slow, needs_transformers]),
-    ],
-)
+@pytest.fixture(scope="module", params=STORED_OR_NOW)
 def folder(request, tmp_path_factory):
     """Files as stored, and as the installed `transformers` writes them."""
     if request.param == "stored":
