@@ -45,20 +45,19 @@ def install(session, *requirements):
     session.install("--no-compile", *requirements)
 
 
-def install_all(session, backend, *requirements):
-    """What all tests need, those that are marked `slow` among them."""
+def run_tests(session, backend, *requirements, **environment):
+    """Runs the tests that are not marked `slow`; those that are, after `-- -m slow`."""
     # The backend goes first: nothing else may choose another build of it.
-    install(session, *groups(backend, "slow"))
-    # Without their dependencies: PyTorch, torchvision, tensorflow-text.
-    install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
+    if "slow" in session.posargs:
+        install(session, *groups(backend, "slow"))
+        # Without their dependencies: PyTorch, torchvision, tensorflow-text.
+        install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
+    else:
+        install(session, *groups(f"{backend}-alone", "test"))
     install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
-
-
-def run_tests(session, backend, *arguments, **environment):
-    """Runs pytest on the installed package; options of the command line come last."""
     # Files go to several processes, of one thread each: more would wait for each other.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    options = (*parallel, "--durations", "10", *arguments, *session.posargs)
+    options = (*parallel, "--durations", "10", "-m", "not slow", *session.posargs)
     environment |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", **JAX}
     session.run("pytest", *options, env=environment)
 
@@ -66,27 +65,16 @@ def run_tests(session, backend, *arguments, **environment):
 @nox.session
 @each_backend
 def tests(session, backend):
-    """The tests that are not marked `slow` on one backend, with the newest Keras."""
-    install(session, *groups(f"{backend}-alone", "test"))
-    install(session, ".[examples,hf,scenic,search,video,volume]")
-    run_tests(session, backend, "-m", "not slow", **QUICKLY.get(backend, {}))
-
-
-@nox.session
-@each_backend
-def slow(session, backend):
-    """The tests that are marked `slow` on one backend, with the newest Keras."""
-    install_all(session, backend)
-    run_tests(session, backend, "-m", "slow", **QUICKLY.get(backend, {}))
+    """The tests on one backend, with the newest Keras."""
+    run_tests(session, backend, **QUICKLY.get(backend, {}))
 
 
 @nox.session
 @each_backend
 def lowest(session, backend):
-    """All tests on one backend, with the lowest Keras that is admitted."""
+    """The tests on one backend, with the lowest Keras that is admitted."""
     (keras,) = (d for d in PYPROJECT["project"]["dependencies"] if "keras" in d)
-    install_all(session, backend, keras.replace(">=", "=="))
-    run_tests(session, backend)
+    run_tests(session, backend, keras.replace(">=", "=="))
 
 
 @nox.session
