@@ -201,7 +201,7 @@ def read_limit(folder, workers):
         list(pool.map(lambda pair: decode(pair[0], pair[1][-1]), indices_of(folder)))
 
 
-def measure_step(folder, epochs=4):
+def measure_step(folder, epochs=9):
     """Returns seconds of a training step with the folder, and with arrays."""
     import keras
 
@@ -230,16 +230,15 @@ def measure_step(folder, epochs=4):
     )
     model.compile("adam", "sparse_categorical_crossentropy")
     whole = [folder[i] for i in range(len(folder))]
-    found = {}
-    for _ in range(2):  # The first time warms up.
-        for name, source in (("folder", folder), ("arrays", Arrays(whole))):
-            seconds = []
-            for _ in range(epochs):
-                begin = time.perf_counter()
-                model.fit(source, shuffle=False, verbose=0)
-                seconds.append((time.perf_counter() - begin) / len(source))
-            found[name] = statistics.median(seconds)
-    return {f"step_{name}": value for name, value in found.items()}
+    sources = {"folder": folder, "arrays": Arrays(whole)}
+    seconds = {name: [] for name in sources}
+    for _ in range(epochs):
+        for name, source in sources.items():
+            begin = time.perf_counter()
+            model.fit(source, shuffle=False, verbose=0)
+            seconds[name].append((time.perf_counter() - begin) / len(source))
+    # The first epoch warms up.
+    return {f"step_{name}": statistics.median(s[1:]) for name, s in seconds.items()}
 
 
 # === Results ===

@@ -32,8 +32,8 @@ VARIANTS = (
 )
 JAX = "KERAS_DISTRIBUTION_"
 TIMEOUT = 600
-# JAX compiles for each layout, of the workers, too.
-distributed.SIZES["num_layers"] = 1
+# Of the workers, too: JAX compiles for each layout.
+distributed.SIZES |= {"num_layers": 1, "mlp_dim": 128}
 
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
