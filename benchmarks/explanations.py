@@ -2,9 +2,11 @@
 
     python benchmarks/explanations.py organmnist3d FILE.npz
     python benchmarks/explanations.py squares
+    python benchmarks/explanations.py videos FOLDER --model PRESET
 
 `organmnist3d` explains the shipped model on test volumes. `squares` trains a small
 model to tell in which of four directions a square moves among noise, and explains that.
+`videos` explains a model of `examples/video/train.py` on the test videos of its folder.
 
 Deletion replaces the highest voxels of a map first, insertion adds them first to an
 empty video; empty is the mean of the video. A good map has a low curve of the predicted
@@ -23,7 +25,7 @@ import keras
 import numpy as np
 
 import keras_vivit
-from keras_vivit import visualization
+from keras_vivit import data, visualization
 
 RESULTS = Path(__file__).parent / "results"
 FRACTIONS = np.linspace(0, 1, 11)
@@ -37,23 +39,32 @@ METHODS = {
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", choices=("organmnist3d", "squares"))
-    parser.add_argument("file", nargs="?", type=Path, help="npz file of MedMNIST")
+    parser.add_argument("data", choices=("organmnist3d", "squares", "videos"))
+    parser.add_argument(
+        "source", nargs="?", type=Path, help="npz file of MedMNIST, or folder of videos"
+    )
+    parser.add_argument("--model", metavar="PRESET", help="for videos")
     parser.add_argument("--videos", type=int, default=304)
     parser.add_argument("--epochs", type=int, default=16, help="of training, squares")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--gif", type=Path, help="file for relevance of three videos")
     options = parser.parse_args(arguments)
-    if options.data == "organmnist3d" and options.file is None:
-        parser.error("organmnist3d needs a file")
+    if options.data != "squares" and options.source is None:
+        parser.error(f"{options.data} needs a file or a folder")
+    if options.data == "videos" and options.model is None:
+        parser.error("videos needs --model")
     keras.utils.set_random_seed(0)
     boxes = None
     if options.data == "squares":
         model = train(options.epochs)
         videos, labels, boxes = squares(options.videos, seed=2)
+    elif options.data == "videos":
+        model = keras_vivit.ViViTClassifier.from_preset(options.model)
+        videos, labels = clips(model, options.source)
+        videos, labels = videos[: options.videos], labels[: options.videos]
     else:
         model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
-        with np.load(options.file) as file:
+        with np.load(options.source) as file:
             videos, labels = file["test_images"][..., None], file["test_labels"][:, 0]
         videos, labels = videos[: options.videos], labels[: options.videos]
     if options.gif:
@@ -65,6 +76,20 @@ def main(arguments=None):
     path = options.out / f"explanations-{options.data}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(table(record))
+
+
+def clips(model, folder):
+    """Returns the middle of each test video, as the model takes it, and its label."""
+    files = data.VideoFolder(
+        folder,
+        model.input_shape[1:],
+        "test",
+        stride=model.sampling["stride"],
+        target_fps=model.sampling.get("fps"),
+        classes=model.class_names,
+    )
+    batches = [files[i] for i in range(len(files))]
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
 
 
 def measure(model, videos, labels, boxes=None):

@@ -24,6 +24,7 @@ MAPS = {
 TITLES = {
     "organmnist3d": "OrganMNIST3D, shipped model",
     "squares": "moving squares",
+    "videos": "moving shapes, video example",
 }
 
 
@@ -53,8 +54,8 @@ def tables():
 def draw_curves(path):
     from matplotlib.figure import Figure
 
-    figure = Figure((8.4, 6), layout="constrained")
-    grid = figure.subplots(2, 2, sharex=True)
+    figure = Figure((8.4, 3 * len(TITLES)), layout="constrained")
+    grid = figure.subplots(len(TITLES), 2, sharex=True)
     colors = ("#1769aa", "#2a8a5b", "#c0601a", "#999999")
     for row, (name, title) in zip(grid, TITLES.items(), strict=True):
         record = read(name)

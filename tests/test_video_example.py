@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from helpers import needs_av, once
+from helpers import needs_av, normal, once, randomize
 
 from keras_vivit import ViViTBackbone, ViViTClassifier
 from keras_vivit.data import predict_views
@@ -20,7 +20,7 @@ from keras_vivit.data import predict_views
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from common import run_folder
-from video import collect, moving_shapes, predict, train, training
+from video import collect, frozen, moving_shapes, predict, train, training
 
 pytestmark = needs_av
 VIT = Path(__file__).parent / "parity" / "transformers" / "vit"
@@ -90,10 +90,13 @@ def test_metrics_are_those_of_the_preset_on_the_test_files(finished, videos):
         assert row["label"] == Path(row["file"]).parent.name
 
 
-def test_page_shows_coloured_animations_of_videos(finished):
+def test_page_shows_coloured_animations_and_what_predictions_rest_on(finished):
     page = (finished / "report.html").read_text("utf-8")
     assert "8 test videos, frame by frame" in page
-    assert page.count("data:image/gif") >= 8
+    with np.load(finished / "predictions.npz") as saved:
+        wrong = (saved["probabilities"].argmax(axis=1) != saved["labels"]).sum()
+    assert page.count('<span class="heat">') == 8 + 2 * wrong
+    assert page.count("data:image/gif") == 2 * 8 + 3 * wrong
     assert "volume" not in page.split("<body>")[1]
     assert str(finished.parent) not in page
 
@@ -152,27 +155,50 @@ def start_from(source, videos, out, *more):
 
 @pytest.mark.slow
 def test_checkpoint_tells_size_and_sampling(finished, videos, tmp_path):
-    model = ViViTClassifier.from_preset(finished / "preset")
+    wide = {"video_shape": (8, 16, 24, 3)}
+    model = ViViTClassifier.from_preset(finished / "preset", **wide)
     model.save_to_preset(tmp_path / "source", {"stride": 2, "fps": 6})
     assert start_from(tmp_path / "source", videos, tmp_path / "run") == 0
     tuned = ViViTClassifier.from_preset(tmp_path / "run" / "preset")
-    assert tuned.input_shape == model.input_shape
+    assert tuned.input_shape == model.input_shape == (None, 8, 16, 24, 3)
+    assert "sees 8 &times; 16 &times; 24 pixels" in (
+        tmp_path / "run" / "report.html"
+    ).read_text("utf-8")
     assert tuned.sampling == {"stride": 2, "rule": "scenic", "fps": 6}
+
+
+def from_image(videos, *more):
+    """Returns the model that a run starts with."""
+    options = [videos, "--image-vit", VIT, "--frames", 4, "--size", 24, *more]
+    configuration = train.configure(train.parse(list(map(str, options))), videos)
+    training.complete(configuration)
+    return training.build(configuration, training.read(configuration))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", train.VARIANTS[:2])
 def test_model_starts_as_an_image_model(variant, videos):
-    options = [videos, "--image-vit", VIT, "--variant", variant]
-    options = train.parse(list(map(str, [*options, "--frames", 4, "--size", 24])))
-    configuration = train.configure(options, videos)
-    training.complete(configuration)
-    model = training.build(configuration, training.read(configuration))
+    model = from_image(videos, "--variant", variant)
     backbone = ViViTBackbone.from_image_preset(VIT, (4, 24, 24, 3), variant=variant)
     assert model.class_names == list(moving_shapes.MOTIONS)
     for old, new in zip(backbone.weights, model.backbone.weights, strict=True):
         same = np.array_equal(*map(keras.ops.convert_to_numpy, (old, new)))
         assert same or "temporal" in new.path
+
+
+@pytest.mark.parametrize("variant", train.VARIANTS[:2])
+def test_frozen_image_model_trains_all_that_is_new(variant, videos):
+    model = from_image(videos, "--variant", variant, "--frozen")
+    randomize(model)
+    body, rest = frozen.divide(model)
+    video = normal(2, 4, 24, 24, 3)
+    outputs = rest(body(video)), model(video)
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, outputs), atol=1e-5)
+    trained = {weight.path for weight in rest.weights}
+    assert trained == {weight.path for weight in model.trainable_weights}
+    assert all("head" in path or "temporal" in path for path in trained)
+    temporal = any("temporal_block" in path for path in trained)
+    assert temporal == (variant == "factorized_encoder")
 
 
 # === Predictions ===
@@ -318,9 +344,9 @@ def test_wrong_sources_of_predictions_are_named(finished, tmp_path, capsys):
 def test_results_are_kept_without_paths(finished, videos, tmp_path, capsys):
     collect.main([str(finished), "--out", str(tmp_path)])
     (path,) = tmp_path.iterdir()
-    assert path.name == "shapes-scratch-seed0.json"
+    assert path.name == "shapes-scratch-spatio_temporal-seed0.json"
     assert str(videos.parent) not in path.read_text()
-    assert json.loads(path.read_text())["machine"]
+    assert json.loads(path.read_text())["versions"]["machine"]
     value = f"{metrics_of(finished)['balanced_accuracy']:.3f}".removeprefix("0")
     row = f"| shapes | scratch | `spatio_temporal` | {value} | {value} | 8 |"
     assert capsys.readouterr().out == f"{row}\n"

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import about_medmnist
 from common import run_folder
 from common.command_line import InputError, choose_backend, exit_status
-from common.report import writing
+from common.report import heat, writing
 
 
 def main(arguments=None):
@@ -48,7 +48,7 @@ def run(folder, path=None):
 
     model = training.load(folder)
     predictions = training.predict_two_views(model, data)
-    write(folder, data, *predictions, training.explain(model))
+    write(folder, data, *predictions, heat.explain(model))
 
 
 def write(folder, data, probabilities, two_views=None, explain=None):

@@ -110,6 +110,7 @@ def run(options):
     import report
     import training
     from common import versions
+    from common.report import heat
 
     if (folder / "model.keras").exists():
         print(f"The run in {folder} is finished; making its report again.")
@@ -119,7 +120,7 @@ def run(options):
         callbacks = training.tensorboard(folder) if options.tensorboard else []
         model = training.train(data, configuration, folder, callbacks, options.verbose)
     predictions = training.predict_two_views(model, data, options.verbose)
-    report.write(folder, data, *predictions, training.explain(model))
+    report.write(folder, data, *predictions, heat.explain(model))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import keras_vivit
-from keras_vivit import augmentation, visualization
+from keras_vivit import augmentation
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -250,8 +250,3 @@ def predict_two_views(model, data, verbose=False):
     if data.sides:
         mirrored = mirrored[:, data.sides]
     return one_view, (one_view + mirrored) / 2
-
-
-def explain(model):
-    """Returns the function that draws what speaks for a class, see `report.write`."""
-    return lambda volumes, classes: visualization.relevance(model, volumes, classes)

@@ -2,13 +2,12 @@
 
     python examples/video/collect.py RUN_FOLDER ...
 
-writes `results/DATASET-START-seedN.json` for each run: its `metrics.json` with the
-machine, without paths.
+writes `results/DATASET-START-VARIANT-seedN.json` for each run: its `metrics.json`
+without paths.
 """
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +31,9 @@ def keep(folder, out):
     settings["source"] = source_of(settings)
     for name in ("data_path", "checkpoint", "image_vit"):
         settings.pop(name)
-    metrics["machine"] = machine()
     out.mkdir(exist_ok=True)
-    name = f"{metrics['dataset']}-{label(settings)}-seed{settings['seed']}.json"
+    parts = metrics["dataset"], label(settings), settings["variant"]
+    name = f"{'-'.join(parts)}-seed{settings['seed']}.json"
     (out / name.replace(" ", "-")).write_text(json.dumps(metrics, indent=1) + "\n")
 
 
@@ -46,17 +45,6 @@ def source_of(settings):
 
 def label(settings):
     return " ".join(filter(None, (settings["config"], settings["source"])))
-
-
-def machine():
-    """Returns the processor's name."""
-    information = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
-    if information.exists():
-        lines = (line.partition(":") for line in information.read_text().splitlines())
-        names = (text.strip() for key, _, text in lines if "model name" in key)
-        name = next(names, name)
-    return name
 
 
 def table(folder=FOLDER):

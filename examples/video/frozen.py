@@ -1,4 +1,4 @@
-"""A frozen backbone sees each clip once: its features train the head."""
+"""Frozen layers see each clip once: their features train the layers after them."""
 
 import os
 
@@ -11,18 +11,16 @@ VIEWS = 4  # clips of each training file, each augmented in its own way
 FILE = "features.npz"
 
 
-def head_of(model):
-    """Returns a model of features that shares the head's layers."""
-    tokens = body_of(model).output_shape[1:]
-    x = inputs = keras.Input(tokens, name="features")
-    for name in ("head", "predictions"):
-        x = model.get_layer(name)(x)
-    return keras.Model(inputs, x)
-
-
-def body_of(model):
-    """Returns the model without its head."""
-    return keras.Model(model.input, model.get_layer("head").input)
+def divide(model):
+    """Returns a model of the frozen layers, and one of the layers that train."""
+    backbone, *others = (x for x in model.layers if x.name != "video")
+    layers = [*backbone.layers, *others]
+    first = next(i for i, layer in enumerate(layers) if layer.trainable_variables)
+    body = keras.Model(model.input, layers[first - 1].output)
+    x = inputs = keras.Input(body.output_shape[1:], name="features")
+    for layer in layers[first:]:
+        x = layer(x)
+    return body, keras.Model(inputs, x)
 
 
 def features(model, batches, validation, folder):
@@ -40,7 +38,7 @@ def features(model, batches, validation, folder):
     path = folder / FILE
     if not path.exists():
         print(f"Computing features of {VIEWS} clips of each training file.", flush=True)
-        arrays = compute(body_of(model), batches, validation)
+        arrays = compute(divide(model)[0], batches, validation)
         partial = folder / "partial.npz"
         np.savez(partial, *arrays)
         os.replace(partial, path)

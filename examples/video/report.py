@@ -9,6 +9,8 @@ from common import run_folder
 from common.report import writing
 from common.report.page import About
 
+from video import training
+
 NOTICES = {
     "synthetic": "<strong>Made-up videos.</strong> Shapes that a program drew. The "
     "numbers show that training works; they say nothing about real videos.",
@@ -31,13 +33,14 @@ class Clips:
         return np.rint(self.files[index][0][place]).astype("uint8")
 
 
-def write(folder, sets, probabilities):
+def write(folder, sets, probabilities, explain=None):
     """Writes metrics, predictions and the page into a run's folder.
 
     Args:
         folder: The run's folder, with its `run.json` and `history.csv`.
         sets: `training.Sets`.
         probabilities: Array `(n, num_classes)` for the test files.
+        explain: As for `common.report.writing.write`.
     """
     record = run_folder.record_of(folder)
     test, names = sets.test, sets.train.class_names
@@ -50,7 +53,7 @@ def write(folder, sets, probabilities):
     facts = {"dataset": record["dataset"], "data": record["data"]}
     facts |= {"tested_on": sets.tested}
     page = about(sets, record)
-    metrics = writing.write(folder, data, page, facts, probabilities)
+    metrics = writing.write(folder, data, page, facts, probabilities, explain=explain)
     write_table(folder / "predictions.csv", test.files, labels, probabilities, names)
     print(writing.summary(metrics, page))
     print(f"The model is in {folder / 'preset'}; open {folder / 'report.html'}")
@@ -74,7 +77,7 @@ def about(sets, record):
         f"{name} {noun}s": len(getattr(sets, name).files)
         for name in ("train", "validation", "test")
     }
-    size = f"{record['frames']} &times; {record['size']} &times; {record['size']}"
+    size = " &times; ".join(map(str, training.shape_of(record)[:3]))
     notice = "synthetic" if made_up else sets.tested
     return About(
         name=escape(record["dataset"]),

@@ -60,7 +60,7 @@ def parse(arguments):
     start.add_argument(
         "--image-vit", metavar="SOURCE", help="start as what `from_image_preset` loads"
     )
-    add("--frozen", action="store_true", help="train the head alone: fast")
+    add("--frozen", action="store_true", help="train only what is new: fast")
     add("--variant", choices=VARIANTS, help=f"default: {VARIANTS[0]}")
     add("--frames", type=positive, help="of a clip; slices of a volume")
     add("--size", type=positive, help="height and width, pixels")
@@ -98,6 +98,7 @@ def run(options):
 
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     from common import versions
+    from common.report import heat
 
     from video import report, training
 
@@ -115,7 +116,8 @@ def run(options):
         model = training.ViViTClassifier.from_preset(out / "preset")
     else:
         training.train(model, sets, configuration, out, options.verbose)
-    report.write(out, sets, training.predict(model, sets.test))
+    probabilities = training.predict(model, sets.test)
+    report.write(out, sets, probabilities, heat.explain(model))
 
 
 def places(options):

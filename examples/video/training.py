@@ -67,19 +67,24 @@ def complete(configuration):
 
 
 def settings_of(source, configuration):
-    """Returns the size and the sampling of a checkpoint's videos."""
+    """Returns a checkpoint's variant, and the size and sampling of its videos."""
     shape = shape_of({"channels": 1 if configuration["window"] else 3, **configuration})
     known = {"video_shape": shape} if None not in shape else {}
     model = ViViTBackbone.from_preset(source, **known)
-    frames, height, _, channels = model.input_shape[1:]
+    frames, *size, channels = model.input_shape[1:]
     sampling = getattr(model, "sampling", None) or {}
-    found = {name: sampling.get(name) for name in ("stride", "fps")}
-    return {"frames": frames, "size": height, "channels": channels, **found}
+    return {
+        "variant": model.variant,
+        "frames": frames,
+        "size": size,
+        "channels": channels,
+        **{name: sampling.get(name) for name in ("stride", "fps")},
+    }
 
 
 def shape_of(configuration):
-    frames, size = configuration["frames"], configuration["size"]
-    return frames, size, size, configuration["channels"]
+    height, width = np.broadcast_to(configuration["size"], 2).tolist()
+    return configuration["frames"], height, width, configuration["channels"]
 
 
 def read(configuration):
@@ -151,10 +156,9 @@ def layers_for(configuration):
             augmentation.RandomAffine(rotation=15, scale=0.15, shift=0.1),
             augmentation.RandomIntensity(gain=0.2, offset=0.1, gamma=0.3, noise=0.05),
         ]
-    size = (configuration["size"],) * 2
     return [
         *flips,
-        augmentation.RandomResizedCrop(size, scale=(0.5, 1.0)),
+        augmentation.RandomResizedCrop(shape_of(configuration)[1:3], scale=(0.5, 1.0)),
         augmentation.RandomColorJitter(0.3, 0.3, 0.3),
     ]
 
@@ -191,7 +195,12 @@ def build(configuration, sets):
             **SCRATCH,
             **head,
         )
-    model.backbone.trainable = not configuration["frozen"]
+    model.backbone.trainable = True
+    if configuration["frozen"]:
+        for layer in model.backbone.layers:
+            # An image model has no temporal encoder: that of variant 2 is random.
+            from_image = configuration["image_vit"] is not None
+            layer.trainable = from_image and layer.name.startswith("temporal")
     return model
 
 
@@ -236,7 +245,7 @@ def train(model, sets, configuration, folder, verbose=False):
     batches = AugmentedClips(sets.train, layers_for(configuration))
     validation, trained = sets.validation, model
     if configuration["frozen"]:
-        trained = frozen.head_of(model)
+        trained = frozen.divide(model)[1]
         batches, validation = frozen.features(model, batches, sets.validation, folder)
     compile_model(trained, configuration, len(batches))
     fit(

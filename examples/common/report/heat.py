@@ -1,5 +1,6 @@
 """Relevance drawn over the animations of the page: what a prediction rests on."""
 
+import functools
 from html import escape
 
 import numpy as np
@@ -11,6 +12,13 @@ SWITCH = """<p class="pause"><input type="checkbox" id="heat" checked>
 <label for="heat">Show what the predictions rest on: the brighter, the more a part
 speaks for the predicted class; below mistakes, also for the actual one. It says where
 the model looks, not whether it is right to.</label></p>"""
+
+
+def explain(model):
+    """Returns the function of samples and classes that `writing.write` takes."""
+    from keras_vivit.visualization import relevance
+
+    return functools.partial(relevance, model)
 
 
 def views_of(explain, rows, data, about, *classes):

@@ -133,7 +133,7 @@ def facts(about, record, metrics):
         "Configuration": {k: v for k, v in record.items() if k not in told},
         "Data": {k: v for k, v in about.facts.items() if v is not None},
         "Time": times,
-        "Versions": record["versions"],
+        "Machine and versions": record["versions"],
     }
     return "".join(
         f"<div><h3>{title}</h3>{describe(group)}</div>"
