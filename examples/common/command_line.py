@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 BACKENDS = ("jax", "torch", "tensorflow")
+JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 
 
 class InputError(ValueError):
@@ -54,6 +55,35 @@ def duration(seconds):
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def launched():
+    """Returns the backend whose launcher started several processes, or `None`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        return "torch"
+    return "jax" if JOB in os.environ else None
+
+
+def first(function, *arguments):
+    """Calls a function in the first process alone; all raise the error it raises."""
+    if not launched():
+        return function(*arguments)
+    from common import processes
+
+    error = None
+    if processes.index() == 0:
+        try:
+            function(*arguments)
+        except InputError as raised:
+            error = raised
+    if (error := processes.gather(error)[0]) is not None:
+        raise error
+
+
+def resumes(options, folder):
+    """Returns whether to go on: if told to, and where `torchrun` restarts a run."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return options.resume or (restarted and (folder / "run.json").exists())
 
 
 def choose_backend(preferred=None):
