@@ -51,7 +51,7 @@ def install_all(session, backend, *requirements):
     install(session, *groups(backend, "slow"))
     # Without their dependencies: PyTorch, torchvision, tensorflow-text.
     install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
-    install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
+    install(session, ".[examples,hf,ray,scenic,search,video,volume]", *requirements)
 
 
 def run_tests(session, backend, *arguments, **environment):

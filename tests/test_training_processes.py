@@ -201,6 +201,16 @@ def test_head_of_a_frozen_model_trains_in_one_process(monkeypatch, tmp_path, cap
     assert "`--frozen` must be left out" in capsys.readouterr().err
 
 
+@once
+def test_other_scripts_run_in_one_process(monkeypatch, tmp_path, capsys):
+    from video import predict
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert predict.main([str(tmp_path), "--model", "x"]) == 2
+    assert "This script runs in one process" in capsys.readouterr().err
+
+
 def test_one_process_changes_nothing():
     assert processes.count() == 1
     assert processes.gather("value") == ["value"]

@@ -64,6 +64,15 @@ def launched():
     return "jax" if JOB in os.environ else None
 
 
+def check_alone():
+    """Raises in a process of several, which would not know of each other."""
+    if launched():
+        raise InputError(
+            "This script runs in one process. "
+            f"Received: the environment of several, for {launched()}."
+        )
+
+
 def first(function, *arguments):
     """Calls a function in the first process alone; all raise the error it raises."""
     if not launched():
@@ -86,16 +95,22 @@ def resumes(options, folder):
     return options.resume or (restarted and (folder / "run.json").exists())
 
 
-def choose_backend(preferred=None):
+def choose_backend(preferred=None, several=False):
     """Sets `KERAS_BACKEND` to an installed backend, and prints which one and why.
 
     In this order: the environment variable `KERAS_BACKEND`, `preferred` (the backend
     of a run that is resumed), Keras' configuration file, the first of `BACKENDS` that
     is installed.
 
+    Args:
+        preferred: Name of a backend, or `None`.
+        several: Boolean, whether the script runs in several processes, too.
+
     Returns:
         The name of the backend.
     """
+    if not several:
+        check_alone()
     name, reason = _choose(preferred)
     if name not in BACKENDS or not find_spec(name):
         raise InputError(

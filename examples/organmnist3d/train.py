@@ -90,7 +90,7 @@ def run(options):
         "size": options.size,
         "seed": options.seed,
         "precision": options.precision,
-        "backend": choose_backend(earlier.get("backend")),
+        "backend": choose_backend(earlier.get("backend"), several=True),
         **CONFIGS[options.config],
     }
     for name in ("epochs", "batch_size", "patience"):

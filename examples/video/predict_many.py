@@ -29,7 +29,6 @@ from common.command_line import (
     positive,
 )
 
-PART = 64  # files in a task, and in a Parquet file: what a kill loses
 RUNNING = "_running"  # Readers of Parquet folders skip names that start so.
 
 
@@ -46,6 +45,13 @@ def parse(arguments):
     add("--address", help="of a Ray cluster (default: start Ray here)")
     add("--workers", type=positive, help="models (default: one for each GPU, or CPU)")
     add("--batch-size", type=positive, default=16, metavar="N", help="views at once")
+    add(
+        "--part",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="files of a task and of a Parquet file: what a kill loses",
+    )
     add("--clips", type=positive, default=4, metavar="N", help="to average over")
     add("--crops", type=int, choices=(1, 3), default=1, help="of each clip")
     add("--top", type=positive, default=5, metavar="N", help="classes to keep")
@@ -168,7 +174,7 @@ def predictions(files, layout, backend, preset, settings, options):
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     workers = options.workers or gpus or int(resources["CPU"])
-    part = min(PART, -(-len(files) // workers))
+    part = min(options.part, -(-len(files) // workers))
     views = settings["clips"] * settings["crops"]
     batch = max(1, options.batch_size // views)  # files
     # Without GPUs, Ray fuses both steps: a CPU reads a file, and then predicts it.

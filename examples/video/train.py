@@ -95,7 +95,7 @@ def run(options):
         run_folder.check_new(out)
     configuration = {
         **configure(options, folder),
-        "backend": choose_backend(earlier.get("backend")),
+        "backend": choose_backend(earlier.get("backend"), several=True),
     }
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     from common import processes, versions
