@@ -61,6 +61,23 @@ def parameters(config):
     return divided, whole + (dim + 1) * config["num_classes"]
 
 
+def held(config, copies, parts):
+    """Returns how many parameters a device has with `layout_map(fully_sharded=True)`.
+
+    Kernels of blocks and of tubelets are divided by both, biases by `parts` alone.
+    """
+    divided, whole = parameters(config)
+    dim = config["embed_dim"]
+    biases = sum(
+        blocks * (attentions * 3 * dim + config["mlp_dim"])
+        for blocks, attentions, _, _ in encoders(config)
+    )
+    channels = config["video_shape"][-1]
+    tubelets = math.prod((*config["tubelet_size"], channels, dim))
+    kernels = (divided - biases) // parts + tubelets
+    return kernels // copies + biases // parts + whole - tubelets
+
+
 def flops(config):
     """Returns the FLOPs of a step for one video: forward, and twice that backward."""
     dim, hidden = config["embed_dim"], config["mlp_dim"]
@@ -135,6 +152,19 @@ def table(preset):
         )
 
 
+def states():
+    """Yields a table of the state of each device, in GB."""
+    yield "| model | copies x parts | whole copies | fully sharded |"
+    yield "|---|--:|--:|--:|"
+    for name in ("b16x2", "l16x2"):
+        config = PRESETS[f"vivit_{name}_spatio_temporal"]["config"]
+        divided, whole = parameters(config)
+        for copies, parts in ((8, 1), (64, 1), (16, 4)):
+            numbers = (divided / parts + whole, held(config, copies, parts))
+            sizes = " | ".join(f"{STATE * n / 1e9:.2f}" for n in numbers)
+            yield f"| ViViT-{name[0].upper()}/16x2 | {copies} x {parts} | {sizes} |"
+
+
 def tables():
     return {
         name: "\n".join(table(f"vivit_{name}_spatio_temporal"))
@@ -143,4 +173,4 @@ def tables():
 
 
 if __name__ == "__main__":
-    print("\n\n".join(tables().values()))
+    print("\n\n".join([*tables().values(), "\n".join(states())]))

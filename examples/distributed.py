@@ -5,6 +5,7 @@ that may run on two hosts (the second one with `PROCESS_ID=1`):
 
     export XLA_FLAGS=--xla_force_host_platform_device_count=8
     KERAS_BACKEND=jax python examples/distributed.py --model-parallel 2
+    KERAS_BACKEND=jax python examples/distributed.py --fully-sharded
 
     export KERAS_DISTRIBUTION_JOB_ADDRESSES=localhost:1234
     export KERAS_DISTRIBUTION_NUM_PROCESSES=2 KERAS_DISTRIBUTION_PROCESS_ID=0
@@ -60,6 +61,7 @@ def parse(arguments):
     add("--variant", default="spatio_temporal", help="of the ViViT paper")
     add("--devices", type=int, help="JAX: all; TensorFlow: virtual CPUs")
     add("--model-parallel", type=int, default=1, metavar="M", help="JAX only")
+    add("--fully-sharded", action="store_true", help="JAX only: divide all kernels")
     add("--epochs", type=positive, default=4)
     add("--steps", type=positive, default=5, help="of an epoch")
     add("--out", type=Path, help="folder of the checkpoint")
@@ -189,7 +191,7 @@ def distribution_for(options):
             f"Copies of the model must divide a batch of {BATCH_SIZE}. "
             f"Received: {count // parts}"
         )
-    if parts == 1:
+    if parts == 1 and not options.fully_sharded:
         return keras.distribution.DataParallel(
             devices=devices[:count], auto_shard_dataset=False
         )
@@ -197,7 +199,8 @@ def distribution_for(options):
         (count // parts, parts), ("batch", "model"), devices[:count]
     )
     return keras.distribution.ModelParallel(
-        layout_map=keras_vivit.layout_map(mesh), auto_shard_dataset=False
+        layout_map=keras_vivit.layout_map(mesh, options.fully_sharded),
+        auto_shard_dataset=False,
     )
 
 
@@ -261,9 +264,10 @@ def run_tensorflow(options):
 
 
 def check_data_parallel(options):
-    if options.model_parallel != 1:
+    if options.model_parallel != 1 or options.fully_sharded:
         raise ValueError(
-            "`--model-parallel` needs JAX: Keras has it there alone. "
+            "`--model-parallel` and `--fully-sharded` need JAX: Keras has them there "
+            "alone. "
             f"Received: KERAS_BACKEND={keras.config.backend()}"
         )
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from common.command_line import positive, whole
+from common.command_line import check_alone, positive, whole
 from common.resuming import Checkpoint
 
 import keras_vivit
@@ -75,6 +75,7 @@ def parse(arguments):
 
 
 def run(options):
+    check_alone()
     keras.utils.set_random_seed(options.seed)
     if not 0 < options.decay <= 1:
         raise ValueError(

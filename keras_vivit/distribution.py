@@ -15,9 +15,20 @@ LAYOUTS = {
     rf"{MLP}/output/kernel": ("model", None),
 }
 
+# Kernels are divided among the copies, too: "data" stands for the axis of the batch.
+# Position tables, norms, biases and heads are small.
+SHARDED_LAYOUTS = {
+    **LAYOUTS,
+    rf"{ATTENTION}/(query|key|value)/kernel": ("data", "model", None),
+    rf"{ATTENTION}/output/kernel": ("model", None, "data"),
+    rf"{MLP}/hidden/kernel": ("data", "model"),
+    rf"{MLP}/output/kernel": ("model", "data"),
+    r"(.*/)?tubelet_embedding/kernel": (None, None, None, None, "data"),
+}
+
 
 def layout_map(
-    device_mesh: keras.distribution.DeviceMesh,
+    device_mesh: keras.distribution.DeviceMesh, fully_sharded: bool = False
 ) -> keras.distribution.LayoutMap:
     """Returns where `keras.distribution.ModelParallel` puts the variables of a model.
 
@@ -31,6 +42,9 @@ def layout_map(
     Args:
         device_mesh: A `keras.distribution.DeviceMesh` with an axis `"model"`; the
             batch is divided over its first axis.
+        fully_sharded: Boolean, whether to divide kernels over that axis, too, which
+            must then divide `embed_dim`: no device has all of a copy, and each kernel
+            is gathered when it is used. Less memory, more communication (FSDP, ZeRO-3).
 
     Returns:
         A `keras.distribution.LayoutMap`.
@@ -46,6 +60,7 @@ def layout_map(
 
     Reference:
         [Megatron-LM, Shoeybi et al., 2019](https://arxiv.org/abs/1909.08053), section 3
+        [ZeRO, Rajbhandari et al., 2019](https://arxiv.org/abs/1910.02054), section 5
     """
     if "model" not in device_mesh.axis_names[1:]:
         raise ValueError(
@@ -53,6 +68,7 @@ def layout_map(
             f"Received: axis_names={tuple(device_mesh.axis_names)}"
         )
     layouts = keras.distribution.LayoutMap(device_mesh)
-    for path, axes in LAYOUTS.items():
-        layouts[path] = axes
+    data = device_mesh.axis_names[0]
+    for path, axes in (SHARDED_LAYOUTS if fully_sharded else LAYOUTS).items():
+        layouts[path] = tuple(data if axis == "data" else axis for axis in axes)
     return layouts

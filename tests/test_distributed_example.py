@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from helpers import only
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "docs")]
 
-import distributed
+import distributed  # noqa: E402
 
 VARIANTS = (
     "spatio_temporal",
@@ -120,22 +121,23 @@ def same_weights(folder, expected):
 
 # === JAX ===
 
-LAYOUTS = {"2": (2, 1), "8": (8, 1), "2 x 4": (8, 4)}
+LAYOUTS = {
+    "2": ("--devices", 2),
+    "8": ("--devices", 8),
+    "2 x 4": ("--devices", 8, "--model-parallel", 4),
+    "4 x 2 sharded": ("--devices", 8, "--model-parallel", 2, "--fully-sharded"),
+}
 # All layouts for one variant, both axes at once for the others.
 PLACES = [
     *((VARIANTS[0], layout) for layout in LAYOUTS),
-    *((variant, "2 x 4") for variant in VARIANTS[1:]),
+    *((variant, x) for variant in VARIANTS[1:] for x in ("2 x 4", "4 x 2 sharded")),
 ]
 
 
 @pytest.fixture(scope="module")
 def virtual():
     """Variants on virtual devices of one process: `[variant, layout]`."""
-    runs = [
-        ("--variant", variant, "--devices", devices, "--model-parallel", parts)
-        for variant, layout in PLACES
-        for devices, parts in [LAYOUTS[layout]]
-    ]
+    runs = [("--variant", variant, *LAYOUTS[layout]) for variant, layout in PLACES]
     flags = "--xla_force_host_platform_device_count=8"
     return dict(zip(PLACES, finish(start(*runs, XLA_FLAGS=flags)), strict=True))
 
@@ -163,6 +165,20 @@ def test_heads_and_hidden_layers_are_divided(variant, virtual):
         sum(math.prod(row[i]) for row in shapes.values()) for i in range(2)
     )
     assert divided < 0.5 * whole
+
+
+@pytest.mark.slow
+@only("jax")
+@each_variant
+def test_fully_sharded_devices_hold_what_the_cost_model_says(variant, virtual):
+    scaling = pytest.importorskip("scaling", reason="a source distribution has no docs")
+    shapes = virtual[variant, "4 x 2 sharded"]["shapes"]
+    config = {**distributed.SIZES, "num_classes": distributed.CLASSES}
+    expected = scaling.held({**config, "variant": variant}, copies=4, parts=2)
+    for place in (1, 2):  # weights, and their momentums
+        held = sum(math.prod(row[place]) for row in shapes.values())
+        assert held == expected
+    assert expected < 0.3 * sum(math.prod(row[0]) for row in shapes.values())
 
 
 @pytest.mark.slow
@@ -266,7 +282,7 @@ def test_mirrored_devices_go_on_after_death(tmp_path, alone):
 
 @only("torch", "tensorflow")
 def test_model_parallel_needs_jax():
-    with pytest.raises(SystemExit, match="`--model-parallel` needs JAX"):
+    with pytest.raises(SystemExit, match="`--fully-sharded` need JAX"):
         distributed.main(["--model-parallel", "2"])
 
 

@@ -47,8 +47,9 @@ def npz(tmp_path):
     return tmp_path / "small.npz"
 
 
-def worker(npz, folder, trials):
+def worker(npz, folder, trials, *more):
     options = ["--data", npz, "--out", folder, "--trials", trials, "--epochs", EPOCHS]
+    options += more
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, options)],
         cwd=EXAMPLE,
@@ -98,18 +99,51 @@ def test_killed_search_goes_on_with_two_workers_and_loses_nothing(npz, tmp_path)
     assert {"history.png", "importance.png"} <= {p.name for p in folder.iterdir()}
 
 
+@once
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("storage", ["sqlite:///{}.db", "journal:{}.log"])
+def test_two_hosts_work_on_one_study(npz, tmp_path, monkeypatch, storage):
+    """As two hosts do that share the storage alone: each has a folder of its own."""
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    ready = threading.Barrier(2, timeout=60)
+
+    def train(data, configuration, place, callbacks):
+        if place.name in ("0000", "0001"):
+            ready.wait()  # Both workers have a trial.
+        callbacks[0].on_epoch_end(0, {search.OBJECTIVE: 1.0})
+        (place / "history.csv").write_text(f"epoch,{search.OBJECTIVE}\n0,1.0\n")
+
+    monkeypatch.setattr("training.train", train)
+    monkeypatch.setattr("search.write", lambda study, folder: None)
+    url = storage.format(tmp_path / "study")
+    arguments = ["--data", str(npz), "--epochs", "1", "--trials", "4", "--storage", url]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with ThreadPoolExecutor(2) as pool:
+        mains = [
+            pool.submit(search.main, [*arguments, "--out", str(folder)])
+            for folder in folders
+        ]
+    assert [main.result() for main in mains] == [0, 0]
+    trials = search.open_study(url, 1).trials
+    assert [trial.state.name for trial in trials][:4] == ["COMPLETE"] * 4
+    places = [sorted(f.name for f in (x / "trials").iterdir()) for x in folders]
+    numbers = sorted(place for folder in places for place in folder)
+    assert numbers == [f"{trial.number:04d}" for trial in trials]
+    assert all(places)
+
+
 @pytest.mark.slow
 def test_trial_that_another_worker_took_over_is_left_to_it(npz, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
-    trials = []
+    trials, url = [], f"sqlite:///{tmp_path / 'study.db'}"
 
     def train(data, configuration, place, callbacks):
-        (trial,) = search.open_study(tmp_path / "study.db", 1).get_trials(
+        (trial,) = search.open_study(url, 1).get_trials(
             states=(optuna.trial.TrialState.RUNNING,)
         )
         trials.append(trial)
         if trial.number == 0:  # what a worker does that finds it silent
-            storage = search.open_study(tmp_path / "study.db", 1)._storage
+            storage = search.open_study(url, 1)._storage
             storage.set_trial_state_values(
                 trial._trial_id, optuna.trial.TrialState.FAIL
             )
@@ -125,14 +159,14 @@ def test_trial_that_another_worker_took_over_is_left_to_it(npz, tmp_path, monkey
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_queued_trial_is_taken_by_one_worker(tmp_path):
-    path, queued, workers = tmp_path / "study.db", 20, 4
-    study = search.open_study(path, EPOCHS)
+    url, queued, workers = f"sqlite:///{tmp_path / 'study.db'}", 20, 4
+    study = search.open_study(url, EPOCHS)
     for number in range(queued):
         study.enqueue_trial({"number": number})
     ready = threading.Barrier(workers)
 
     def work(_):
-        study = search.open_study(path, EPOCHS)
+        study = search.open_study(url, EPOCHS)
         ready.wait()
         study.optimize(lambda trial: trial.number, n_trials=queued // workers)
 
@@ -147,3 +181,18 @@ def test_search_with_other_options_is_another_study(npz, tmp_path, capsys, monke
     run_folder.start(tmp_path, {"epochs": 3})
     assert search.main([*arguments, "4"]) == 2
     assert "epochs 3 -> 4" in capsys.readouterr().err
+
+
+@once
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_storage_that_does_not_fit_is_named(npz, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
+    arguments = ["--data", str(npz), "--storage"]
+    for number, url in enumerate(("nonsense", f"sqlite:////{tmp_path}/none/study.db")):
+        out = ["--out", str(tmp_path / str(number))]
+        assert search.main([*arguments, url, *out]) == 2
+        assert "`--storage` must be the URL" in capsys.readouterr().err
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search.open_study(url, 1).set_user_attr("settings", {"epochs": 1})
+    assert search.main([*arguments, url, "--out", str(tmp_path / "run")]) == 2
+    assert "`--study` must have been started with" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 BACKENDS = ("jax", "torch", "tensorflow")
+JOB = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 
 
 class InputError(ValueError):
@@ -56,16 +57,60 @@ def duration(seconds):
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def choose_backend(preferred=None):
+def launched():
+    """Returns the backend whose launcher started several processes, or `None`."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        return "torch"
+    return "jax" if JOB in os.environ else None
+
+
+def check_alone():
+    """Raises in a process of several, which would not know of each other."""
+    if launched():
+        raise InputError(
+            "This script runs in one process. "
+            f"Received: the environment of several, for {launched()}."
+        )
+
+
+def first(function, *arguments):
+    """Calls a function in the first process alone; all raise the error it raises."""
+    if not launched():
+        return function(*arguments)
+    from common import processes
+
+    error = None
+    if processes.index() == 0:
+        try:
+            function(*arguments)
+        except InputError as raised:
+            error = raised
+    if (error := processes.gather(error)[0]) is not None:
+        raise error
+
+
+def resumes(options, folder):
+    """Returns whether to go on: if told to, and where `torchrun` restarts a run."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return options.resume or (restarted and (folder / "run.json").exists())
+
+
+def choose_backend(preferred=None, several=False):
     """Sets `KERAS_BACKEND` to an installed backend, and prints which one and why.
 
     In this order: the environment variable `KERAS_BACKEND`, `preferred` (the backend
     of a run that is resumed), Keras' configuration file, the first of `BACKENDS` that
     is installed.
 
+    Args:
+        preferred: Name of a backend, or `None`.
+        several: Boolean, whether the script runs in several processes, too.
+
     Returns:
         The name of the backend.
     """
+    if not several:
+        check_alone()
     name, reason = _choose(preferred)
     if name not in BACKENDS or not find_spec(name):
         raise InputError(

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 import keras_vivit
-from common.command_line import InputError
+from common import processes
+from common.command_line import InputError, launched
 from keras_vivit.presets import PRESETS
 
 
@@ -16,6 +17,12 @@ def distribute(count, parts, configuration):
         parts: Integer, devices that share one copy of the model.
         configuration: Dictionary, see `configs.py`.
     """
+    if launched():
+        raise InputError(
+            "`--devices` and `--model-parallel` must be left out where several "
+            "processes train: they use all devices. "
+            f"Received: {processes.count()} processes."
+        )
     devices = keras.distribution.list_devices()
     count = len(devices) if count is None else count
     if count > len(devices):
@@ -71,10 +78,16 @@ def fill_up(array, multiple):
 
 
 def with_weights(images, labels):
-    """Fills up both until devices have equal shares; repeated rows weigh nothing."""
-    if shares() == 1:
+    """Returns a process's share of both, and weights; devices have equal parts.
+
+    Rows are repeated for that, and weigh nothing; the others weigh so much more that
+    losses, which Keras divides by the number of rows, are those of the given rows.
+    """
+    parts = max(shares(), processes.count())
+    if parts == 1:
         return images, labels
-    weights = (np.arange(len(fill_up(labels, shares()))) < len(labels)).astype(
-        "float32"
-    )
-    return fill_up(images, shares()), fill_up(labels, shares()), weights
+    images, filled = fill_up(images, parts), fill_up(labels, parts)
+    real = np.arange(len(filled)) < len(labels)
+    weights = (real * len(filled) / len(labels)).astype("float32")
+    rows = processes.rows(len(filled))
+    return images[rows], filled[rows], weights[rows]

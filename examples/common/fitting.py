@@ -2,6 +2,7 @@
 
 import keras
 
+from common import processes
 from common.command_line import InputError
 from common.progress import ProgressLine
 from common.resuming import Checkpoint, RepeatableEpochs, ResumableEarlyStopping
@@ -29,7 +30,8 @@ def fit(
     Args:
         model: Compiled Keras model, whose optimizer is built: else a resumed one has no
             variables of it to load.
-        batches: Dataset with a `seed` and a method `start_epoch(epoch)`.
+        batches: Dataset with a `seed` and a method `start_epoch(epoch)`; of several
+            processes each one has its share of the batches.
         validation: Arrays or dataset, as for `fit`.
         folder: Path of the run's folder.
         epochs: Integer.
@@ -44,8 +46,14 @@ def fit(
     Returns:
         The number of the kept epoch, from 1.
     """
-    checkpoint = Checkpoint(folder / "checkpoints", "epoch-{epoch:04d}.npz")
-    history = read_history(folder)
+    checkpoint = Checkpoint(
+        folder / "checkpoints",
+        "epoch-{epoch:04d}.npz",
+        to_numpy=processes.whole,
+        writes=processes.index() == 0,
+        wait=lambda: processes.gather(None),
+    )
+    history = processes.gather(read_history(folder))[0]
     stopping = ResumableEarlyStopping(
         history,
         monitor="val_loss",
@@ -61,8 +69,11 @@ def fit(
     stopping.on_train_begin()
 
     def prune(epoch, logs):
+        if processes.index() > 0:
+            return
         checkpoint.keep_only(epoch + 1, stopping.best_epoch + 1)
 
+    processes.average_gradients(model)
     if len(history) < epochs and not stopping.stopped_epoch:
         model.fit(
             batches,
@@ -73,24 +84,32 @@ def fit(
             validation_batch_size=validation_batch_size,
             verbose="auto" if verbose else 0,
             callbacks=[
+                processes.GlobalLogs(),
                 RepeatableEpochs(batches),
                 # Validates with the averaged weights, and trains on with the others.
                 *([keras.callbacks.SwapEMAWeights()] if averaging else []),
                 checkpoint,
                 # After the checkpoint: a row vouches for a complete file.
-                keras.callbacks.CSVLogger(folder / "history.csv", append=True),
+                *history_writer(folder),
                 stopping,
                 keras.callbacks.LambdaCallback(on_epoch_end=prune),
                 *([] if verbose else [ProgressLine()]),
                 *callbacks,
             ],
         )
+    processes.gather(None)  # Until the first one has written the last epoch.
     kept = epochs if patience is None else stopping.best_epoch + 1
     load_epoch(model, checkpoint, kept)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     loss = read_history(folder)[kept - 1]["val_loss"]
     print(f"Keeping epoch {kept} (val_loss {loss:.4f}).")
     return kept
+
+
+def history_writer(folder):
+    if processes.index() > 0:
+        return []
+    return [keras.callbacks.CSVLogger(folder / "history.csv", append=True)]
 
 
 def load_epoch(model, checkpoint, epoch):

@@ -12,6 +12,9 @@ import time
 import keras
 import numpy as np
 
+from common import processes
+from common.command_line import launched
+
 
 class RepeatableEpochs(keras.callbacks.Callback):
     """Reseeds data and dropout at the start of each epoch, and logs its seconds.
@@ -30,7 +33,10 @@ class RepeatableEpochs(keras.callbacks.Callback):
         # The only variables of a model that are no weights are its random states.
         weights = {id(weight) for weight in self.model.weights}
         states = [v for v in self.model.variables if id(v) not in weights]
-        reseed(states, (self.batches.seed, epoch, 1))
+        seed = (self.batches.seed, epoch, 1)
+        if launched() == "torch":  # JAX draws the numbers of the whole batch.
+            seed += (processes.index(),)
+        reseed(states, seed)
 
     def on_epoch_end(self, epoch, logs=None):
         logs["seconds"] = round(time.perf_counter() - self.begin, 3)

@@ -5,15 +5,20 @@
 Each trial is a short training; what counts is the cross-entropy on the validation
 volumes, the test volumes are never read. The study is a SQLite file in the folder
 `--out`: the same command goes on after a kill, trials that were cut off included, and
-run several times at once it works on one study with several processes.
+run several times at once it works on one study with several processes. Processes of
+several hosts share `--storage URL`: a database of SQLAlchemy, such as
+`postgresql://USER@HOST/NAME`, or `journal:FILE` on a network drive, without a server.
+A journal has no heartbeats: there, other trials replace one that was cut off.
 
 The sampler is Bayesian (TPE, which knows what the other processes are trying); trials
 that are worse than the median of the others at the same epoch are pruned.
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -33,6 +38,7 @@ from common.command_line import (
 
 STUDY = "organmnist3d"
 OBJECTIVE = "val_cross_entropy"
+JOURNAL = "journal:"
 HEARTBEAT = 10  # seconds; a trial that is silent for three of them is taken over
 # Tubelet and stride, along each axis; tokens on volumes of 28^3.
 GRIDS = {"7/7": (7, 7), "10/6": (10, 6), "8/5": (8, 5), "8/4": (8, 4)}
@@ -52,6 +58,8 @@ def parse(arguments):
     add("--epochs", type=positive, default=15, help="of each trial")
     add("--seed", type=whole, default=0, help="of each training")
     add("--out", type=Path, help="study and results (default: runs/search-DATASET)")
+    add("--storage", metavar="URL", help="of a study that several hosts share")
+    add("--study", default=STUDY, metavar="NAME", help="in that storage")
     return parser.parse_args(arguments)
 
 
@@ -81,7 +89,10 @@ def run(options):
     import training  # noqa: F401  Now: a trial that is silent for so long seems dead.
 
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    study = open_study(folder / "study.db", options.epochs)
+    storage = options.storage or f"sqlite:///{folder / 'study.db'}"
+    with storage_errors(storage):
+        study = open_study(storage, options.epochs, options.study)
+    check_settings(study, fixed)
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     taken = []
     while len(study.get_trials(states=finished)) < options.trials:
@@ -97,24 +108,72 @@ def run(options):
     write(study, folder)
 
 
-def open_study(path, epochs):
+def open_study(url, epochs, name=STUDY):
     import optuna
 
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}",
-        engine_kwargs={"connect_args": {"timeout": 60}},
-        heartbeat_interval=HEARTBEAT,
-        grace_period=3 * HEARTBEAT,
-        heartbeat_stale_trial_callback=retry(),
-    )
-    take_turns(storage.engine)
     return optuna.create_study(
-        storage=storage,
-        study_name=STUDY,
+        storage=open_storage(url),
+        study_name=name,
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=epochs // 3),
     )
+
+
+def open_storage(url):
+    from optuna import storages
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if url.startswith(JOURNAL):
+        file = storages.journal.JournalFileBackend(url.removeprefix(JOURNAL))
+        return storages.JournalStorage(file)
+    try:
+        return open_database(url)
+    except SQLAlchemyError:  # Another worker was making the same tables.
+        time.sleep(1)
+        return open_database(url)
+
+
+def open_database(url):
+    import optuna
+
+    sqlite = url.startswith("sqlite:")
+    storage = optuna.storages.RDBStorage(
+        url,
+        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else None,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=3 * HEARTBEAT,
+        heartbeat_stale_trial_callback=retry(),
+    )
+    if sqlite:
+        take_turns(storage.engine)
+    return storage
+
+
+@contextlib.contextmanager
+def storage_errors(url):
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (ImportError, OSError, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            "`--storage` must be the URL of a database, or journal:FILE. "
+            f"Received: {url} ({reason})."
+        ) from error
+
+
+def check_settings(study, fixed):
+    """Raises unless all workers of a study train in the same way."""
+    settings = {name: fixed[name] for name in fixed if name != "backend"}
+    if not study.user_attrs:
+        study.set_user_attr("settings", settings)
+    elif (received := study.user_attrs["settings"]) != settings:
+        raise InputError(
+            f"`--study` must have been started with the same options, {settings}. "
+            f"Received: {study.study_name} with {received}."
+        )
 
 
 def take_turns(engine):
@@ -181,8 +240,10 @@ def objective(trial, data, fixed, folder, taken):
 
     place = folder_of(folder, trial.number)
     attempts = retry().retry_history(trial.study.trials[trial.number])
-    if attempts:  # Goes on in a copy: the one before may be slow instead of dead.
-        shutil.copytree(folder_of(folder, attempts[-1]), place, dirs_exist_ok=True)
+    # Goes on in a copy: the one before may be slow instead of dead. A folder of a host
+    # that shares the study alone is not here: that trial starts anew.
+    if attempts and (earlier := folder_of(folder, attempts[-1])).exists():
+        shutil.copytree(earlier, place, dirs_exist_ok=True)
     place.mkdir(parents=True, exist_ok=True)
     configuration = {
         **suggest(trial),

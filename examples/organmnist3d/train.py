@@ -22,7 +22,10 @@ from common.command_line import (
     InputError,
     choose_backend,
     exit_status,
+    first,
+    launched,
     positive,
+    resumes,
     whole,
 )
 
@@ -76,7 +79,8 @@ def run(options):
     data = load(options.dataset, options.size, options.data)
     name = f"{data.name}-{options.config}-{options.variant}-seed{options.seed}"
     folder = options.out or Path("runs") / name
-    earlier = run_folder.record_of(folder) if options.resume else {}
+    resume = resumes(options, folder)
+    earlier = run_folder.record_of(folder) if resume else {}
     configuration = {
         "config": options.config,
         "variant": options.variant,
@@ -86,7 +90,7 @@ def run(options):
         "size": options.size,
         "seed": options.seed,
         "precision": options.precision,
-        "backend": choose_backend(earlier.get("backend")),
+        "backend": choose_backend(earlier.get("backend"), several=True),
         **CONFIGS[options.config],
     }
     for name in ("epochs", "batch_size", "patience"):
@@ -101,26 +105,35 @@ def run(options):
         from common import devices
 
         devices.distribute(options.devices, options.model_parallel, configuration)
-    if options.resume:
+    if launched():
+        from common import processes
+
+        processes.join()
+        processes.check_batch(configuration["batch_size"])
+    if resume:
         run_folder.check_unchanged(folder, configuration)
     else:
-        run_folder.start(folder, {**configuration, "data_path": data.path})
+        first(run_folder.start, folder, {**configuration, "data_path": data.path})
 
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     import report
     import training
-    from common import versions
+    from common import processes, versions
     from common.report import heat
 
-    if (folder / "model.keras").exists():
+    finished = processes.gather((folder / "model.keras").exists())[0]
+    if finished:
         print(f"The run in {folder} is finished; making its report again.")
-        model = training.load(folder)
     else:
-        run_folder.note(folder, versions=versions.installed())
+        first(lambda: run_folder.note(folder, versions=versions.installed()))
         callbacks = training.tensorboard(folder) if options.tensorboard else []
         model = training.train(data, configuration, folder, callbacks, options.verbose)
+    if finished or processes.count() > 1:
+        processes.alone()
+        model = training.load(folder)
     predictions = training.predict_two_views(model, data, options.verbose)
-    report.write(folder, data, *predictions, heat.explain(model))
+    if processes.index() == 0:
+        report.write(folder, data, *predictions, heat.explain(model))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from keras_vivit import augmentation
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import processes
 from common.batches import RepeatableBatches
 from common.devices import fill_up, shares, with_weights
 from common.fitting import fit
@@ -53,7 +54,9 @@ class Batches(RepeatableBatches):
         reseed(states, (self.seed, epoch, index))
         for layer in self.augment:
             batch = layer(batch, training=True)
-        return batch["videos"], batch["labels"]
+        # Drawn for all, so that random numbers do not depend on the processes.
+        rows = processes.rows(self.batch_size)
+        return batch["videos"][rows], batch["labels"][rows]
 
 
 def one_hot(labels, num_classes):
@@ -108,8 +111,7 @@ def build(data, configuration):
     model.compile(
         optimizer=optimizer(configuration, steps),
         loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=configuration["label_smoothing"],
-            reduction="mean_with_sample_weight",
+            label_smoothing=configuration["label_smoothing"]
         ),
         # The loss, without label smoothing.
         weighted_metrics=[
@@ -185,13 +187,17 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
         epochs=configuration["epochs"],
         patience=configuration["patience"],
         averaging=configuration["ema_momentum"] is not None,
-        validation_batch_size=even_batch(len(data.val.labels), batch_size),
+        validation_batch_size=even_batch(
+            len(data.val.labels), batch_size // processes.count()
+        ),
         callbacks=callbacks,
         verbose=verbose,
     )
-    model.save(folder / "unfinished.keras")
-    os.replace(folder / "unfinished.keras", folder / "model.keras")
-    shutil.rmtree(folder / "checkpoints")
+    if processes.index() == 0:
+        model.save(folder / "unfinished.keras")
+        os.replace(folder / "unfinished.keras", folder / "model.keras")
+        shutil.rmtree(folder / "checkpoints")
+    processes.gather(None)
     return model
 
 
@@ -214,7 +220,8 @@ def even_batch(count, batch_size):
     A smaller last batch would be compiled again. Where no size divides `count`, or
     several devices share the batches, it is `batch_size`.
     """
-    sizes = range(2 * batch_size, batch_size // 2, -1) if shares() == 1 else ()
+    alone = max(shares(), processes.count()) == 1
+    sizes = range(2 * batch_size, batch_size // 2, -1) if alone else ()
     return next((size for size in sizes if count % size == 0), batch_size)
 
 
@@ -231,12 +238,15 @@ def load(folder):
 
 def predict(model, images, verbose=False):
     """Returns class probabilities, float32 `(n, num_classes)`."""
-    batches = -(-len(images) // 32)
-    size = -(-len(images) // (batches * shares())) * shares()
+    filled = fill_up(images, processes.count())
+    part = filled[processes.rows(len(filled))]
+    batches = -(-len(part) // 32)
+    size = -(-len(part) // (batches * shares())) * shares()
     probabilities = model.predict(
-        fill_up(images, size), batch_size=size, verbose="auto" if verbose else 0
-    )
-    return np.asarray(probabilities, "float32")[: len(images)]
+        fill_up(part, size), batch_size=size, verbose="auto" if verbose else 0
+    )[: len(part)]
+    parts = processes.gather(np.asarray(probabilities, "float32"))
+    return np.concatenate(parts)[: len(images)]
 
 
 def predict_two_views(model, data, verbose=False):

@@ -29,8 +29,7 @@ class Clips:
         self.files = files
 
     def __getitem__(self, row):
-        index, place = divmod(int(row), self.files.batch_size)
-        return np.rint(self.files[index][0][place]).astype("uint8")
+        return np.rint(self.files.read(int(row))).astype("uint8")
 
 
 def write(folder, sets, probabilities, explain=None):

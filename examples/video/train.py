@@ -21,8 +21,11 @@ from common.command_line import (
     InputError,
     choose_backend,
     exit_status,
+    first,
     input_errors,
+    launched,
     positive,
+    resumes,
     whole,
 )
 
@@ -86,19 +89,22 @@ def parse(arguments):
 
 def run(options):
     folder, out = places(options)
-    earlier = run_folder.record_of(out) if options.resume else {}
-    if not options.resume:
+    resume = resumes(options, out)
+    earlier = run_folder.record_of(out) if resume else {}
+    if not resume and not launched():
         run_folder.check_new(out)
     configuration = {
         **configure(options, folder),
-        "backend": choose_backend(earlier.get("backend")),
+        "backend": choose_backend(earlier.get("backend"), several=True),
     }
-    if options.folder is None:
-        moving_shapes.write(folder)
-
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
-    from common import versions
+    from common import processes, versions
     from common.report import heat
+
+    processes.join()
+    processes.check_batch(options.batch_size)
+    if options.folder is None:
+        first(moving_shapes.write, folder)
 
     from video import report, training
 
@@ -106,18 +112,23 @@ def run(options):
         training.complete(configuration)
         sets = training.read(configuration)
         model = training.build(configuration, sets)
-    if options.resume:
+    if resume:
         run_folder.check_unchanged(out, configuration)
     else:
-        run_folder.start(out, configuration)
-    run_folder.note(out, versions=versions.installed())
-    if (out / "preset").exists():
+        first(run_folder.start, out, configuration)
+    first(lambda: run_folder.note(out, versions=versions.installed()))
+
+    finished = processes.gather((out / "preset").exists())[0]
+    if finished:
         print(f"The run in {out} is finished; making its report again.")
-        model = training.ViViTClassifier.from_preset(out / "preset")
     else:
         training.train(model, sets, configuration, out, options.verbose)
+    if finished or processes.count() > 1:
+        processes.alone()
+        model = training.ViViTClassifier.from_preset(out / "preset")
     probabilities = training.predict(model, sets.test)
-    report.write(out, sets, probabilities, heat.explain(model))
+    if processes.index() == 0:
+        report.write(out, sets, probabilities, heat.explain(model))
 
 
 def places(options):
@@ -147,6 +158,11 @@ def configure(options, folder):
         raise InputError(
             "`--frozen` needs `--checkpoint` or `--image-vit`: random weights must "
             "train. Received: neither."
+        )
+    if options.frozen and launched():
+        raise InputError(
+            "`--frozen` must be left out where several processes train: one process "
+            "trains a head in seconds. Received: --frozen."
         )
     if options.checkpoint and (options.variant or options.grid):
         raise InputError(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from common import processes
 from common.batches import RepeatableBatches
 from common.command_line import InputError
 from common.devices import fill_up
@@ -103,6 +104,8 @@ def read(configuration):
         "seed": configuration["seed"],
         "cache_bytes": int(configuration["cache"] * 2**30),
         "on_error": "skip",
+        "share": (processes.index(), processes.count()),
+        "gather": processes.gather,
     }
     folder = configuration["data_path"]
     balanced = configuration["balanced"]
@@ -136,16 +139,44 @@ class AugmentedClips(RepeatableBatches):
     def make(self, epoch, index):
         if epoch != self.source.epoch:
             self.source.start_epoch(epoch)
-        # With one shape for all batches, a step is compiled once.
-        videos, labels = (
-            fill_up(array, self.source.batch_size) for array in self.source[index]
-        )
-        batch = {"videos": videos, "labels": labels}
+        videos, labels = self.source[index]
+        # With one shape for all batches, a step is compiled once. The rows of other
+        # processes stay empty: random numbers do not depend on how many there are.
+        batch = {"videos": self.whole(videos), "labels": self.whole(labels)}
         states = [layer.seed_generator.state for layer in self.augment]
         reseed(states, (self.seed, epoch, index))
         for layer in self.augment:
             batch = layer(batch, training=True)
-        return batch["videos"], batch["labels"]
+        rows = processes.rows(self.source.batch_size)
+        return batch["videos"][rows], batch["labels"][rows]
+
+    def whole(self, part):
+        size = self.source.batch_size
+        if processes.count() == 1:
+            return fill_up(part, size)
+        batch = np.zeros((size, *part.shape[1:]), part.dtype)
+        batch[processes.rows(size)] = part
+        return batch
+
+
+class WeightedClips(keras.utils.PyDataset):
+    """A process's share of a `VideoFolder`; rows that fill up a batch weigh nothing.
+
+    The others weigh so much more that losses are those of the files.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        size, files = self.source.batch_size, len(self.source.files)
+        real = np.arange(size) < files - index * size
+        weights = (real * len(self) * size / files).astype("float32")
+        return *self.source[index], weights[processes.rows(size)]
 
 
 def layers_for(configuration):
@@ -229,7 +260,7 @@ def compile_model(model, configuration, steps):
     model.compile(
         optimizer,
         keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
     )
     # Otherwise TensorFlow traces the first step twice, and a resumed model has no
     # optimizer variables to load.
@@ -244,6 +275,8 @@ def train(model, sets, configuration, folder, verbose=False):
     describe(model, sets, configuration)
     batches = AugmentedClips(sets.train, layers_for(configuration))
     validation, trained = sets.validation, model
+    if processes.count() > 1:
+        validation = WeightedClips(validation)
     if configuration["frozen"]:
         trained = frozen.divide(model)[1]
         batches, validation = frozen.features(model, batches, sets.validation, folder)
@@ -257,9 +290,11 @@ def train(model, sets, configuration, folder, verbose=False):
         patience=configuration["patience"],
         verbose=verbose,
     )
-    model.save_to_preset(folder / "preset", sampling_of(configuration))
-    shutil.rmtree(folder / "checkpoints")
-    frozen.clean_up(folder)
+    if processes.index() == 0:
+        model.save_to_preset(folder / "preset", sampling_of(configuration))
+        shutil.rmtree(folder / "checkpoints")
+        frozen.clean_up(folder)
+    processes.gather(None)
 
 
 def sampling_of(configuration):
@@ -289,5 +324,9 @@ def describe(model, sets, configuration):
 
 def predict(model, files):
     """Returns class probabilities for the middle of each file, `(n, num_classes)`."""
-    probabilities = model.predict(files, verbose=0)
-    return np.asarray(probabilities, "float32")
+    probabilities = np.asarray(model.predict(files, verbose=0), "float32")
+    if processes.count() == 1:
+        return probabilities
+    batches = probabilities.reshape(len(files), -1, probabilities.shape[-1])
+    whole = np.concatenate(processes.gather(batches), axis=1)
+    return whole.reshape(-1, probabilities.shape[-1])[: len(files.files)]

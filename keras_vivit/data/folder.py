@@ -73,6 +73,12 @@ class VideoFolder(keras.utils.PyDataset):
         cache_bytes: Integer, memory for decoded files, at the size to which they are
             resized. They stay there as long as there is room.
         on_error: `"raise"`, or `"skip"` to leave damaged files out, with a warning.
+        share: Tuple `(index, count)`, which of so many equal parts of each batch to
+            read, where several processes train one model. The first rows fill up the
+            last batch, so that all parts are of one size.
+        gather: Function of an object that returns a list of those of all processes, in
+            order. With it, each process decodes only its share of the files at the
+            start.
 
     Attributes:
         files: List of paths.
@@ -117,6 +123,8 @@ class VideoFolder(keras.utils.PyDataset):
         prefetch: int = 2,
         cache_bytes: int = 0,
         on_error: str = "raise",
+        share: tuple[int, int] = (0, 1),
+        gather: Callable[[Any], list[Any]] | None = None,
     ) -> None:
         super().__init__()
         validation.choice("split", split, (*listing.SPLITS, None))
@@ -134,11 +142,12 @@ class VideoFolder(keras.utils.PyDataset):
             volume.check_orientation(orientation),
         )
         self.batch_size = validation.positive_int("batch_size", batch_size)
+        self.share = _check_share(share, self.batch_size)
         self.seed = validation.natural("seed", seed)
         self.balanced = balanced
         self.cache = clips.Cache(validation.natural("cache_bytes", cache_bytes))
         threads = validation.positive_int("workers", workers or _processors())
-        share = validation.rate("validation_split", validation_split)
+        held_out = validation.rate("validation_split", validation_split)
 
         # === Files ===
         single: Any = label if isinstance(label, str) else None
@@ -147,10 +156,16 @@ class VideoFolder(keras.utils.PyDataset):
         items = listing.list_items(folder, columns)
         items = labels.keep_classes(items, columns, classes, label_mode)
         one_class = single is not None and label_mode in ("int", "categorical")
-        chosen = listing.select(items, split, share, seed, one_class)
+        chosen = listing.select(items, split, held_out, seed, one_class)
         self.volumes = listing.all_volumes(chosen)
         survey = self._survey_volumes if self.volumes else self._survey_videos
-        results = survey([item.path for item in chosen], threads)
+        paths = [item.path for item in chosen]
+        if gather is None:
+            results = survey(paths, threads)
+        else:
+            index, count = self.share
+            parts = gather(survey(paths[index::count], threads))
+            results = [parts[i % count][i // count] for i in range(len(paths))]
         self.skipped = _report(chosen, results, on_error)
         chosen = [item for item in chosen if item.path not in self.skipped]
         self.files = [item.path for item in chosen]
@@ -197,6 +212,7 @@ class VideoFolder(keras.utils.PyDataset):
         if self.labels is None:
             return (videos,)
         rows = self._rows((epoch, index))
+        rows = rows[self.places(len(rows))]
         return videos, keras.tree.map_structure(lambda x: x[rows], self.labels)
 
     def start_epoch(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -240,6 +256,14 @@ class VideoFolder(keras.utils.PyDataset):
         epoch, index = key
         return self.order(epoch)[index * self.batch_size :][: self.batch_size]
 
+    def places(self, count: int) -> np.ndarray:
+        """Returns which of the rows of a batch this process reads."""
+        index, shares = self.share
+        if shares == 1:
+            return np.arange(count)
+        size = self.batch_size // shares
+        return np.resize(np.arange(count), self.batch_size)[index * size :][:size]
+
     def _following(self, key: tuple[int, int]) -> tuple[int, int]:
         epoch, index = key
         if index + 1 < self.num_batches:
@@ -248,14 +272,16 @@ class VideoFolder(keras.utils.PyDataset):
 
     def _tasks(self, key: tuple[int, int]) -> list[Callable[[], np.ndarray]]:
         """Returns a function for each clip of a batch."""
+        rows = self._rows(key)
         return [
-            functools.partial(self._read, row, (self.seed, *key, place))
-            for place, row in enumerate(self._rows(key))
+            functools.partial(self.read, rows[place], (self.seed, *key, place))
+            for place in self.places(len(rows)).tolist()
         ]
 
     # === Files ===
 
-    def _read(self, row: int, seed: tuple[int, ...]) -> np.ndarray:
+    def read(self, row: int, seed: tuple[int, ...] = (0,)) -> np.ndarray:
+        """Returns a clip, or the volume, of a file; `seed` is that of training."""
         facts = self.facts[row]
         if self.volumes:
             return clips.read_scan(facts.path, self.layout, self.cache)
@@ -316,6 +342,16 @@ def _check_resize(resize: str | int) -> str | int:
             f"Received: resize={resize!r}"
         )
     return validation.positive_int("resize", resize)
+
+
+def _check_share(share: tuple[int, int], batch_size: int) -> tuple[int, int]:
+    index, count = share
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(
+            "`share` must be (index, count), with index < count, and count must divide "
+            f"`batch_size`. Received: share={share}, batch_size={batch_size}"
+        )
+    return index, count
 
 
 def _report(
