@@ -42,10 +42,11 @@ PACKAGES = {
         "dist/ort-wasm-simd-threaded.wasm",
     ),
 }
+BODY = ("RL", "AP", "SI")  # The directions of each axis of the body.
 VIEWS = {
-    "SI": "Axial, from below",
-    "AP": "Coronal, from the front",
-    "RL": "Sagittal, from the left",
+    "SI": "Axial",
+    "AP": "Coronal",
+    "RL": "Sagittal",
 }
 
 
@@ -66,6 +67,7 @@ def main(arguments=None):
 
 def build(options):
     import export_and_serve
+
     from keras_vivit import visualization
     from keras_vivit.data.volume import check_orientation
 
@@ -179,12 +181,15 @@ def page(options, shape, orientation, names, samples):
     name = html.escape(Path(options.preset).name)
     home = html.escape(options.home or "")
     organs = options.preset == ORGANS and samples and not options.samples
-    return string.Template((HERE / "index.html").read_text(encoding="utf-8")).substitute(
+    return string.Template(
+        (HERE / "index.html").read_text(encoding="utf-8")
+    ).substitute(
         name=name,
         size=" x ".join(map(str, shape)),
         imports=imports,
         hash=f"sha256-{digest}",
         home=f'<a href="{home}">Documentation of keras-vivit</a>' if home else "",
+        orientation=orientation,
         credit=CREDIT if organs else "",
         samples="".join(map(sample_button, samples)),
         views="".join(view(*item, orientation) for item in VIEWS.items()),
@@ -203,18 +208,19 @@ def sample_button(sample):
 
 
 def view(letters, name, orientation):
-    axis = next(i for i, letter in enumerate(orientation) if letter in letters)
+    axes = [next(i for i in range(3) if orientation[i] in pair) for pair in BODY]
+    axis = axes[BODY.index(letters)]
+    x, y = (other for other in axes if other != axis)
+    # Pictures have the patient's right on the left, the front and the head on top.
+    back = [orientation[a] in "RAS" for a in (x, y)]
+    axes = json.dumps({"axis": axis, "x": x, "y": y, "back": back})
     sliders = "".join(
-        f'<label>{word} <input type="range" min="{least}" aria-label="{label}, {name}">'
+        f'<label>{word} <input type="range" min="{least}" aria-label="{word}, {name}">'
         "</label>"
-        for word, label, least in (
-            ("slice", "slice", 0),
-            ("box from", "box from", 0),
-            ("box to", "box to", 1),
-        )
+        for word, least in (("slice", 0), ("box from", 0), ("box to", 1))
     )
     return f"""
-<figure data-axis="{axis}"><figcaption>{name}</figcaption>
+<figure data-view='{axes}'><figcaption>{name}</figcaption>
 <div class="picture"><canvas role="img" aria-label="{name}: slice"></canvas>
 <div class="box"><canvas role="img" aria-label="{name}: rollout"></canvas></div></div>
 {sliders}

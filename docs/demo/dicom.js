@@ -1,5 +1,5 @@
 /** Volumes in DICOM files: one file of several frames, or the slices of a series. */
-import { numbers, refuse } from "./numbers.js";
+import { dense, numbers, refuse } from "./numbers.js";
 import { cross, dot } from "./volume.js";
 
 const { dicomParser } = globalThis; // Its file is no module.
@@ -8,16 +8,15 @@ const UNCOMPRESSED = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];
 export function readDicom(buffers) {
   const images = [...new Map(buffers.map(open).map((x) => [x.instance, x])).values()];
   const [{ rows, columns, frames, spacing, series, ct }] = images;
-  const count = images.length > 1 ? images.length : frames;
+  const count = images.length * frames;
   refuse(images.some((x) => x.series !== series), "The files are of several series: choose one.");
   refuse(count < 2, "It is one slice: choose all files of its series together.");
-  const alike = (x) => x.rows === rows && x.columns === columns && x.frames * images.length === count;
-  refuse(!images.every(alike), "The files differ in size, or hold several frames each.");
-  const directions = images.length > 1 ? sort(images, spacing) : undefined;
+  const same = (x) => x.rows === rows && x.columns === columns && x.frames === frames;
+  refuse(!images.every(same) || (count > frames && frames > 1), "Its slices are not alike.");
+  const directions = count > frames ? sort(images, spacing) : undefined;
   const data = new Float32Array(count * rows * columns);
   images.forEach((image, i) => fill(data.subarray(i * rows * columns), image));
-  const strides = [rows * columns, columns, 1];
-  return { data, directions, ct, shape: [count, rows, columns], strides };
+  return { ...dense(data, [count, rows, columns]), directions, ct };
 }
 
 function open(buffer) {
@@ -39,32 +38,28 @@ function open(buffer) {
   };
 }
 
-/** Writes an image's values, rescaled; bright is high. */
+/** Writes an image's values, rescaled by slopes of the file or of its frames; bright is high. */
 function fill(target, { item, buffer, rows, columns, frames, pixels, inverted }) {
   const [allocated, stored, signed] = [0, 1, 3].map((i) => item.uint16(`x0028010${i}`));
   const type = `${signed ? "i" : "u"}${allocated / 8}`;
-  const bits = numbers(buffer, pixels.dataOffset, frames * rows * columns, type);
-  const unused = 32 - stored; // They may hold something else.
-  bits.forEach((x, i) => (bits[i] = signed ? (x << unused) >> unused : (x << unused) >>> unused));
+  const values = numbers(buffer, pixels.dataOffset, frames * rows * columns, type);
+  const sum = signed ? -1 : 2 ** stored - 1; // Of the lowest and the highest value.
+  const group = (tag, i) =>
+    item.elements[tag]?.items?.[i]?.dataSet.elements.x00289145?.items[0].dataSet;
   for (let frame = 0, i = 0; frame < frames; frame++) {
-    const group = (tag, index) =>
-      item.elements[tag]?.items?.[index]?.dataSet.elements.x00289145?.items[0].dataSet;
     const source = group("x52009230", frame) ?? group("x52009229", 0) ?? item;
     const slope = source.floatString("x00281053") ?? 1;
     const intercept = source.floatString("x00281052") ?? 0;
-    const sum = signed ? -1 : 2 ** stored - 1; // Of the lowest and the highest value.
     for (const end = i + rows * columns; i < end; i++)
-      target[i] = (inverted ? sum - bits[i] : bits[i]) * slope + intercept;
+      target[i] = (inverted ? sum - values[i] : values[i]) * slope + intercept;
   }
 }
 
 /** Sorts slices by position; returns where slices, rows and columns run to. */
 function sort(images, [down, right]) {
   const [{ directions }] = images;
-  const placed = (x) => x.position.length === 3 && x.directions.length === 6;
-  refuse(!images.every(placed) || !right, "Its slices do not tell their places.");
-  const same = (image) => image.directions.every((x, i) => Math.abs(x - directions[i]) < 1e-3);
-  refuse(!images.every(same), "Its slices have several directions, as scouts have.");
+  const alike = (image) => image.directions.every((x, i) => Math.abs(x - directions[i]) < 1e-3);
+  refuse(!images.every(alike) || !right, "Its slices have several directions, or none.");
   const [columns, rows] = [directions.slice(0, 3), directions.slice(3)];
   const height = ({ position }) => dot(position, cross(columns, rows));
   images.sort((a, b) => height(a) - height(b));

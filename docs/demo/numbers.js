@@ -10,21 +10,19 @@ export class Refusal extends Error {}
 export function refuse(condition, sentence) {
   if (condition) throw new Refusal(sentence);
 }
-export function checkSize(bytes) {
+export const checkSize = (bytes) =>
   refuse(bytes > 512 * 2 ** 20, "It is larger than 512 MB: crop it first.");
-}
 
 /** Returns numbers of a type such as "i2", as NumPy calls them, in a typed array. */
 export function numbers(buffer, offset, count, name, little = true) {
   const type = TYPES[name];
   refuse(!type, `Its numbers (${name}) are neither integers nor floats of 32 or 64 bits.`);
-  const size = count * type.BYTES_PER_ELEMENT;
-  checkSize(size);
-  refuse(offset + size > buffer.byteLength, "It is cut off: voxels are missing.");
-  const array = new type(buffer.slice(offset, offset + size));
-  const bytes = new Uint8Array(array.buffer);
-  for (let i = 0, n = type.BYTES_PER_ELEMENT; !little && i < size; i += n)
-    bytes.subarray(i, i + n).reverse();
+  const size = type.BYTES_PER_ELEMENT;
+  checkSize(count * size);
+  refuse(offset + count * size > buffer.byteLength, "It is cut off: voxels are missing.");
+  const bytes = new Uint8Array(buffer.slice(offset, offset + count * size));
+  if (!little) for (let i = 0; i < bytes.length; i += size) bytes.subarray(i, i + size).reverse();
+  const array = new type(bytes.buffer);
   return /[iu]8/.test(name) ? Float64Array.from(array, Number) : array;
 }
 
@@ -37,3 +35,9 @@ export function threeAxes(shape) {
   refuse(sizes.length < 3 || Math.min(...sizes) < 2, `It is no volume. Its size: ${text || 1}.`);
   return sizes;
 }
+
+/** Returns a volume of numbers whose last axis runs fastest. */
+export const dense = (data, shape) => ({
+  data, shape, strides: [shape[1] * shape[2], shape[2], 1],
+  start: 0, slope: 1, intercept: 0, spacing: [1, 1, 1],
+});

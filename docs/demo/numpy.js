@@ -1,16 +1,14 @@
 /** Volumes in npy and npz files. */
 import { unzipSync } from "fflate";
-import { checkSize, numbers, refuse, threeAxes } from "./numbers.js";
+import { checkSize, dense, numbers, refuse, threeAxes } from "./numbers.js";
 
 export function readNpy(buffer) {
-  const { type, shape, fortran, offset } = headerOf(buffer);
-  const [depth, height, width] = threeAxes(shape);
+  const { type, fortran, sizes, offset } = headerOf(buffer);
+  const shape = threeAxes(sizes);
+  const [depth, height, width] = shape;
   const count = depth * height * width;
-  return {
-    data: numbers(buffer, offset, count, type.slice(1), type[0] !== ">"),
-    shape: [depth, height, width],
-    strides: fortran ? [1, depth, depth * height] : [height * width, width, 1],
-  };
+  const volume = dense(numbers(buffer, offset, count, type.slice(1), type[0] !== ">"), shape);
+  return fortran ? { ...volume, strides: [1, depth, depth * height] } : volume;
 }
 
 /** Reads the only volume of an npz file. */
@@ -18,7 +16,7 @@ export function readNpz(buffer) {
   const filter = ({ name, originalSize }) => (checkSize(originalSize), name.endsWith(".npy"));
   const files = Object.entries(unzipSync(new Uint8Array(buffer), { filter }));
   const arrays = files.map(([, bytes]) => bytes.slice().buffer);
-  const volumes = arrays.filter((array) => headerOf(array).shape.length > 2);
+  const volumes = arrays.filter((array) => headerOf(array).sizes.length > 2);
   const names = files.map(([name]) => name.slice(0, -4)).join(", ");
   refuse(volumes.length !== 1, `It must hold one volume. Its arrays: ${names || "none"}.`);
   return readNpy(volumes[0]);
@@ -31,7 +29,7 @@ function headerOf(buffer) {
   const text = new TextDecoder("latin1").decode(new Uint8Array(buffer, start, length));
   const match = text.match(/'descr': '(\S+)', 'fortran_order': (\w+), 'shape': \(([\d, ]*)\)/);
   refuse(!match, "It holds no plain array of numbers.");
-  const [, type, fortran, sizes] = match;
-  const shape = (sizes.match(/\d+/g) ?? []).map(Number);
-  return { type, shape, fortran: fortran === "True", offset: start + length };
+  const [, type, order, shape] = match;
+  const sizes = (shape.match(/\d+/g) ?? []).map(Number);
+  return { type, fortran: order === "True", sizes, offset: start + length };
 }

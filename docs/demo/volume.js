@@ -1,24 +1,23 @@
 /** Volumes, turned, resampled and windowed as `keras_vivit.data.read_volume` does. */
-import { refuse } from "./numbers.js";
+import { dense, refuse } from "./numbers.js";
 
-/** The axis of the body that a letter belongs to, and its sign. */
-export const BODY = { R: [0, 1], L: [0, -1], A: [1, 1], P: [1, -1], S: [2, 1], I: [2, -1] };
+// The axis of the body that a letter belongs to, and its sign.
+const BODY = { R: [0, 1], L: [0, -1], A: [1, 1], P: [1, -1], S: [2, 1], I: [2, -1] };
 export const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 export const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
 export const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 
 /** Finds the range of values, and turns the axes to letters such as "LPS", by their strides. */
-export function turn(stored, orientation) {
-  const volume = { start: 0, slope: 1, intercept: 0, spacing: [1, 1, 1], ...stored };
+export function turn(volume, orientation) {
   let [low, high] = [Infinity, -Infinity];
   for (const x of volume.data) {
     refuse(!Number.isFinite(x), "It has voxels that are no numbers (NaN) or infinite.");
     if (x < low) low = x;
     if (x > high) high = x;
   }
-  volume.range = [low, high].map((x) => x * volume.slope + volume.intercept);
-  if (!volume.directions) return volume;
-  const turned = { ...volume, shape: [], strides: [], spacing: [] };
+  const range = [low, high].map((x) => x * volume.slope + volume.intercept);
+  if (!volume.directions) return { ...volume, range };
+  const turned = { ...volume, range, shape: [], strides: [], spacing: [] };
   const axes = bodyAxes(volume.directions);
   for (const [body, sign] of Array.from(orientation, (letter) => BODY[letter])) {
     const axis = axes.findIndex(([other]) => other === body);
@@ -51,20 +50,21 @@ export function resample({ data, strides, start, slope, intercept }, box, sizes)
   for (const axis of [0, 1, 2]) {
     const rows = weightsOf(shape[axis], sizes[axis]);
     shape[axis] = sizes[axis];
-    const next = [shape[1] * shape[2], shape[2], 1];
-    const result = new Float32Array(shape[0] * next[0]);
+    const result = dense(new Float32Array(shape[0] * shape[1] * shape[2]), [...shape]);
     const [a, b] = [0, 1, 2].filter((other) => other !== axis);
+    const place = (steps, from, i, j, k) => from + i * steps[axis] + j * steps[a] + k * steps[b];
     rows.forEach(([first, weights], i) => {
       for (let j = 0; j < shape[a]; j++)
         for (let k = 0; k < shape[b]; k++) {
-          let [at, sum] = [start + first * strides[axis] + j * strides[a] + k * strides[b], 0];
-          for (let n = 0; n < weights.length; n++, at += strides[axis]) sum += weights[n] * data[at];
-          result[i * next[axis] + j * next[a] + k * next[b]] = sum * slope + intercept;
+          const at = place(strides, start, first, j, k);
+          let sum = 0;
+          for (let n = 0; n < weights.length; n++) sum += weights[n] * data[at + n * strides[axis]];
+          result.data[place(result.strides, 0, i, j, k)] = sum * slope + intercept;
         }
     });
-    [data, strides, start, slope, intercept] = [result, next, 0, 1, 0];
+    ({ data, strides, start, slope, intercept } = result);
   }
-  return data;
+  return dense(data, sizes);
 }
 
 /** Returns, for each new voxel, the first old one and the weights of those from there on. */
@@ -81,7 +81,8 @@ function weightsOf(size, newSize) {
 }
 
 /** Maps a window of values to 0 to 255: in float32, halves to even, as NumPy does. */
-export function toBytes(values, [low, high]) {
+export function toBytes({ data, shape }, [low, high]) {
   const [black, scale] = [Math.fround(low), Math.fround(255 / (high - low))];
-  return Uint8ClampedArray.from(values, (x) => Math.fround(Math.fround(x - black) * scale));
+  const map = (x) => Math.fround(Math.fround(x - black) * scale);
+  return dense(Uint8ClampedArray.from(data, map), shape);
 }
