@@ -49,7 +49,7 @@ def need(*packages):
             pytest.skip(f"{package} is not installed")
 
 
-def small(variant="spatio_temporal"):
+def small(variant="spatio_temporal", **arguments):
     model = kv.ViViTClassifier(
         SHAPE,
         5,
@@ -60,6 +60,7 @@ def small(variant="spatio_temporal"):
         num_temporal_layers=1,
         num_heads=4,
         mlp_dim=32,
+        **arguments,
     )
     randomize(model)
     return model
@@ -104,6 +105,25 @@ def test_rollout_is_exported_beside_the_predictions(tmp_path):
     np.testing.assert_allclose(flat(predictions)[0], flat(model(videos))[0], atol=1e-4)
     expected = visualization.attention_rollout(model, videos)
     np.testing.assert_allclose(flat(rollout)[0], expected, atol=1e-5)
+
+
+@only("torch")
+@pytest.mark.parametrize(
+    ("variant", "pooling"),
+    [*((variant, "mean") for variant in VARIANTS), ("spatio_temporal", "token")],
+)
+def test_rollout_is_exported_to_onnx(variant, pooling, tmp_path):
+    need("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, path = small(variant, pooling=pooling), tmp_path / "model.onnx"
+    export_and_serve.save_onnx(visualization.with_rollout(model), path)
+    session = runtime.InferenceSession(path)
+    for batch in (1, 3):
+        videos = normal(batch, *SHAPE, seed=batch)
+        predictions, rollout = session.run(None, {session.get_inputs()[0].name: videos})
+        np.testing.assert_allclose(predictions, flat(model(videos))[0], atol=1e-4)
+        expected = visualization.attention_rollout(model, videos)
+        np.testing.assert_allclose(rollout, expected, atol=1e-5)
 
 
 # === What upstream cannot do ===

@@ -1,7 +1,7 @@
 """Builds the page that runs a volume classifier in the browser, as a static folder.
 
     KERAS_BACKEND=torch python docs/demo/build.py --out DIR
-    KERAS_BACKEND=torch python docs/demo/build.py --preset FOLDER --samples FILE.npz --out DIR
+    KERAS_BACKEND=torch python docs/demo/build.py --preset NAME_OR_FOLDER --out DIR
 
 Needs PyTorch with `pip install onnxscript`, and npm, which fetches the packages of
 `package-lock.json`. Any static host serves the folder; `python -m http.server -d DIR`
@@ -76,10 +76,10 @@ def build(options):
     check_orientation(orientation)
     model = load_classifier(options.preset)
     names = model.class_names or [f"class {i}" for i in range(model.num_classes)]
-    volumes, labels = load_samples(options.samples, organs)
     out = options.out
-    (out / "samples").mkdir(parents=True, exist_ok=True)
     copy_packages(out / "vendor")
+    volumes, labels = load_samples(options.samples, organs)
+    (out / "samples").mkdir(exist_ok=True)
     explained = visualization.with_rollout(model)
     export_and_serve.save_onnx(explained, out / "model.onnx")
     samples = []
@@ -181,9 +181,8 @@ def page(options, shape, orientation, names, samples):
     name = html.escape(Path(options.preset).name)
     home = html.escape(options.home or "")
     organs = options.preset == ORGANS and samples and not options.samples
-    return string.Template(
-        (HERE / "index.html").read_text(encoding="utf-8")
-    ).substitute(
+    template = string.Template((HERE / "index.html").read_text(encoding="utf-8"))
+    return template.substitute(
         name=name,
         size=" x ".join(map(str, shape)),
         imports=imports,
@@ -231,7 +230,7 @@ model gets</div>
 
 def bars(group, names):
     items = "".join(
-        f'<li data-class="{i}"><span>{html.escape(names[i])}</span><span>–</span></li>'
+        f'<li data-class="{i}"><span>{html.escape(names[i])}</span><span></span></li>'
         for i in group
     )
     return f"\n<ul>{items}</ul>"

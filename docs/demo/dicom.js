@@ -2,17 +2,17 @@
 import { dense, numbers, refuse } from "./numbers.js";
 import { cross, dot } from "./volume.js";
 
-const { dicomParser } = globalThis; // Its file is no module.
+const { dicomParser } = globalThis; // Its file is no module; it is loaded before this one.
 const UNCOMPRESSED = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"];
 
 export function readDicom(buffers) {
   const images = [...new Map(buffers.map(open).map((x) => [x.instance, x])).values()];
-  const [{ rows, columns, frames, spacing, series, ct }] = images;
+  const [{ rows, columns, frames, spacing, ct }] = images;
   const count = images.length * frames;
-  refuse(images.some((x) => x.series !== series), "The files are of several series: choose one.");
   refuse(count < 2, "It is one slice: choose all files of its series together.");
-  const same = (x) => x.rows === rows && x.columns === columns && x.frames === frames;
-  refuse(!images.every(same) || (count > frames && frames > 1), "Its slices are not alike.");
+  const kinds = images.map((x) => [x.rows, x.columns, x.frames, x.series].join());
+  const alike = new Set(kinds).size === 1 && (frames === 1 || count === frames);
+  refuse(!alike, "The files are of several series, differ in size, or are a volume each.");
   const directions = count > frames ? sort(images, spacing) : undefined;
   const data = new Float32Array(count * rows * columns);
   images.forEach((image, i) => fill(data.subarray(i * rows * columns), image));
@@ -27,31 +27,27 @@ function open(buffer) {
   const list = (tag) => item.string(tag)?.split("\\").map(Number) ?? [];
   const [rows, columns] = [item.uint16("x00280010"), item.uint16("x00280011")];
   const { x7fe00010: pixels } = item.elements;
-  refuse(!rows || !columns || !pixels, "It is DICOM without an image.");
-  const kind = item.string("x00280004") ?? "";
-  refuse(!kind.startsWith("MONOCHROME"), "It is a picture in colours, no volume.");
+  const gray = item.string("x00280004") === "MONOCHROME2";
+  refuse(!rows || !columns || !pixels || !gray, "It is DICOM without a MONOCHROME2 image.");
   return {
-    buffer, item, rows, columns, pixels, inverted: kind === "MONOCHROME1",
-    frames: item.intString("x00280008") ?? 1, ct: item.string("x00080060") === "CT",
+    buffer, item, rows, columns, pixels, frames: item.intString("x00280008") ?? 1,
+    ct: item.string("x00080060") === "CT",
     instance: item.string("x00080018"), series: item.string("x0020000e"),
     position: list("x00200032"), directions: list("x00200037"), spacing: list("x00280030"),
   };
 }
 
-/** Writes an image's values, rescaled by slopes of the file or of its frames; bright is high. */
-function fill(target, { item, buffer, rows, columns, frames, pixels, inverted }) {
-  const [allocated, stored, signed] = [0, 1, 3].map((i) => item.uint16(`x0028010${i}`));
-  const type = `${signed ? "i" : "u"}${allocated / 8}`;
+/** Writes an image's values, rescaled by slopes of the file or of its frames. */
+function fill(target, { item, buffer, rows, columns, frames, pixels }) {
+  const type = `${item.uint16("x00280103") ? "i" : "u"}${item.uint16("x00280100") / 8}`;
   const values = numbers(buffer, pixels.dataOffset, frames * rows * columns, type);
-  const sum = signed ? -1 : 2 ** stored - 1; // Of the lowest and the highest value.
   const group = (tag, i) =>
     item.elements[tag]?.items?.[i]?.dataSet.elements.x00289145?.items[0].dataSet;
   for (let frame = 0, i = 0; frame < frames; frame++) {
     const source = group("x52009230", frame) ?? group("x52009229", 0) ?? item;
     const slope = source.floatString("x00281053") ?? 1;
     const intercept = source.floatString("x00281052") ?? 0;
-    for (const end = i + rows * columns; i < end; i++)
-      target[i] = (inverted ? sum - values[i] : values[i]) * slope + intercept;
+    for (const end = i + rows * columns; i < end; i++) target[i] = values[i] * slope + intercept;
   }
 }
 

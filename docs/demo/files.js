@@ -1,5 +1,6 @@
 /** Files that the user chooses: recognised by their content. */
 import { isNIFTI } from "nifti-reader-js";
+import { readDicom } from "./dicom.js";
 import { readNifti } from "./nifti.js";
 import { checkSize, refuse } from "./numbers.js";
 import { readNpy, readNpz } from "./numpy.js";
@@ -8,14 +9,11 @@ import { readNpy, readNpz } from "./numpy.js";
 export async function readFiles(files) {
   checkSize(files.reduce((sum, file) => sum + file.size, 0));
   const buffers = await Promise.all(files.map(unpacked));
-  const starts = (text, at) => buffers.every((buffer) => {
-    const bytes = new Uint8Array(buffer).subarray(at, at + text.length);
-    return String.fromCharCode(...bytes) === text;
-  });
-  if (starts("DICM", 128)) return (await import("./dicom.js")).readDicom(buffers);
+  const heads = buffers.map((x) => String.fromCharCode(...new Uint8Array(x).subarray(0, 132)));
+  if (heads.every((x) => x.endsWith("DICM"))) return readDicom(buffers);
   refuse(buffers.length > 1, "Several files must be the slices of one DICOM series.");
-  if (starts("\x93NUMPY", 0)) return readNpy(buffers[0]);
-  if (starts("PK", 0)) return readNpz(buffers[0]);
+  if (heads[0].startsWith("\x93NUMPY")) return readNpy(buffers[0]);
+  if (heads[0].startsWith("PK")) return readNpz(buffers[0]);
   refuse(!isNIFTI(buffers[0]), "It is no NIfTI, DICOM, npy or npz file.");
   return readNifti(buffers[0]);
 }

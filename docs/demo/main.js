@@ -7,7 +7,8 @@ import { clip, resample, toBytes, turn } from "./volume.js";
 
 const find = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const say = (id, text, kind = "") => Object.assign(find(id), { textContent: text, className: kind });
+const say = (id, textContent, className = "") =>
+  Object.assign(find(id), { textContent, className });
 const { shape, orientation } = JSON.parse(find("settings").textContent);
 const ends = [find("low"), find("high")];
 const bars = all("[data-class]").sort((a, b) => a.dataset.class - b.dataset.class);
@@ -16,7 +17,7 @@ const views = all("figure").map((figure) => ({
   canvases: all("canvas", figure), // The slice, the map, the model's input.
   sliders: all("input", figure), // The slice, the box from and to.
 }));
-let volume, box, gray, input, map, actual, frame;
+let volume, box, gray, input, map, actual;
 
 // === What the user does ===
 
@@ -25,13 +26,13 @@ for (const { axis, sliders: [slice, ...sides] } of views) {
   sides.forEach((side, i) => side.addEventListener("input", () => {
     const limits = i ? [box[axis][0] + 1, volume.shape[axis]] : [0, box[axis][1] - 1];
     box[axis][i] = clip(Number(side.value), ...limits);
-    change();
+    update();
   }));
 }
 ends.forEach((end, i) => end.addEventListener("input", () => {
   gray[i] = Number(end.value);
   if (gray[0] >= gray[1]) gray[1 - i] = gray[i] + (i ? -1 : 1);
-  change();
+  update();
 }));
 for (const button of all("[data-file]"))
   button.addEventListener("click", async () => {
@@ -40,14 +41,11 @@ for (const button of all("[data-file]"))
   });
 find("files").addEventListener("change", ({ target }) => open([...target.files]));
 find("predict").addEventListener("click", classify);
-for (const name of ["dragover", "drop"])
-  document.addEventListener(name, (event) => {
-    event.preventDefault();
-    if (name === "drop") open([...event.dataTransfer.files]);
-  });
+document.ondragover = (event) => event.preventDefault();
+document.ondrop = (event) => (event.preventDefault(), open([...event.dataTransfer.files]));
 
 /** Reads a volume and shows it; returns whether that worked. */
-async function open(files, name = files.map((file) => file.name).join(", "), label) {
+async function open(files, name = files[0]?.name, label) {
   if (!files.length) return false;
   say("status", `Reading ${name} …`);
   try {
@@ -69,19 +67,13 @@ async function open(files, name = files.map((file) => file.name).join(", "), lab
     sliders.forEach((slider, i) => (slider.max = volume.shape[axis] - (i ? 0 : 1)));
     sliders[0].value = volume.shape[axis] >> 1;
     const [width, height] = [x, y].map((a) => volume.shape[a] * spacing[a]);
-    const style = { aspectRatio: width / height, width: `min(100%, ${(14 * width) / height}rem)` };
-    Object.assign(canvases[0].parentElement.style, style);
+    canvases[0].parentElement.style.setProperty("--aspect", width / height);
   }
   actual = label;
   find("work").hidden = false;
   say("status", `${name}: ${volume.shape.join(" x ")} voxels.`);
   update();
   return true;
-}
-
-function change() {
-  cancelAnimationFrame(frame);
-  frame = requestAnimationFrame(update);
 }
 
 async function classify() {
@@ -92,10 +84,9 @@ async function classify() {
     if (voxels !== input) return; // Another input is shown meanwhile.
     map = result.map;
     show(result.shares);
-    const best = bars[result.shares.indexOf(Math.max(...result.shares))];
+    const best = document.querySelector(".top > span").textContent;
     const truth = actual ? ` Actual class: ${actual}.` : "";
-    const time = `It took ${result.time.toFixed(0)} ms.`;
-    say("answer", `Prediction: ${best.firstElementChild.textContent}.${truth} ${time}`);
+    say("answer", `Prediction: ${best}.${truth} It took ${result.time.toFixed(0)} ms.`);
     find("answer").scrollIntoView({ block: "nearest" });
     draw();
   } catch (error) {
@@ -133,17 +124,15 @@ function draw() {
       outline.style[size] = `${100 * (high - low)}%`;
     });
   }
-  ends.forEach((end, i) => {
-    end.value = gray[i];
-    end.nextElementSibling.value = Number(gray[i].toPrecision(4));
-  });
+  ends.forEach((end, i) => (end.value = gray[i]));
+  ends.forEach((end, i) => (end.nextElementSibling.value = Number(gray[i].toPrecision(4))));
 }
 
 /** Shows probabilities, or none. */
 function show(shares) {
   bars.forEach((bar, i) => {
     bar.style.setProperty("--share", shares[i] ?? 0);
-    bar.lastElementChild.textContent = shares.length ? `${(100 * shares[i]).toFixed(2)} %` : "–";
+    bar.lastElementChild.textContent = shares.length ? `${(100 * shares[i]).toFixed(2)} %` : "";
     bar.classList.toggle("top", shares[i] === Math.max(...shares));
   });
 }

@@ -14,14 +14,13 @@ export function readNifti(buffer) {
   const shape = threeAxes(dims.slice(1, dims[0] + 1));
   const [x, y, z] = shape;
   const type = TYPES[datatypeCode] ?? `type ${datatypeCode} of NIfTI`;
-  const scaled = Number.isFinite(scl_slope) && scl_slope !== 0;
   // Without a transform, nibabel takes the first axis to run to the left.
   if (!codes.some(Boolean)) affine[0][0] *= -1;
   return {
     ...dense(numbers(buffer, vox_offset, x * y * z, type, littleEndian), shape),
     strides: [1, x, x * y],
-    slope: scaled ? scl_slope : 1,
-    intercept: scaled ? scl_inter : 0,
+    // A slope of 0 or NaN is none.
+    ...(scl_slope && { slope: scl_slope, intercept: scl_inter }),
     directions: [0, 1, 2].map((column) => [0, 1, 2].map((row) => affine[row][column])),
   };
 }

@@ -1,8 +1,7 @@
 /** Numbers in files, and sentences about files that hold no volume. */
 const TYPES = {
-  b1: Uint8Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, u8: BigUint64Array,
-  i1: Int8Array, i2: Int16Array, i4: Int32Array, i8: BigInt64Array,
-  f4: Float32Array, f8: Float64Array,
+  u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, u8: BigUint64Array, i1: Int8Array,
+  i2: Int16Array, i4: Int32Array, i8: BigInt64Array, f4: Float32Array, f8: Float64Array,
 };
 
 /** An error whose message is a sentence for the user. */
@@ -10,8 +9,7 @@ export class Refusal extends Error {}
 export function refuse(condition, sentence) {
   if (condition) throw new Refusal(sentence);
 }
-export const checkSize = (bytes) =>
-  refuse(bytes > 512 * 2 ** 20, "It is larger than 512 MB: crop it first.");
+export const checkSize = (bytes) => refuse(bytes > 2 ** 29, "It exceeds 512 MB: crop it first.");
 
 /** Returns numbers of a type such as "i2", as NumPy calls them, in a typed array. */
 export function numbers(buffer, offset, count, name, little = true) {

@@ -5,10 +5,9 @@ import { checkSize, dense, numbers, refuse, threeAxes } from "./numbers.js";
 export function readNpy(buffer) {
   const { type, fortran, sizes, offset } = headerOf(buffer);
   const shape = threeAxes(sizes);
-  const [depth, height, width] = shape;
-  const count = depth * height * width;
-  const volume = dense(numbers(buffer, offset, count, type.slice(1), type[0] !== ">"), shape);
-  return fortran ? { ...volume, strides: [1, depth, depth * height] } : volume;
+  const [x, y, z] = shape;
+  const data = numbers(buffer, offset, x * y * z, type.slice(1), type[0] !== ">");
+  return { ...dense(data, shape), ...(fortran && { strides: [1, x, x * y] }) };
 }
 
 /** Reads the only volume of an npz file. */

@@ -10,12 +10,9 @@ export const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 /** Finds the range of values, and turns the axes to letters such as "LPS", by their strides. */
 export function turn(volume, orientation) {
   let [low, high] = [Infinity, -Infinity];
-  for (const x of volume.data) {
-    refuse(!Number.isFinite(x), "It has voxels that are no numbers (NaN) or infinite.");
-    if (x < low) low = x;
-    if (x > high) high = x;
-  }
-  const range = [low, high].map((x) => x * volume.slope + volume.intercept);
+  for (const x of volume.data) [low, high] = [Math.min(low, x), Math.max(high, x)];
+  refuse(!Number.isFinite(high - low), "It has voxels that are no numbers (NaN) or infinite.");
+  const range = [low, high].map((x) => x * volume.slope + volume.intercept).sort((a, b) => a - b);
   if (!volume.directions) return { ...volume, range };
   const turned = { ...volume, range, shape: [], strides: [], spacing: [] };
   const axes = bodyAxes(volume.directions);
