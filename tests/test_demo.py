@@ -10,6 +10,7 @@ import importlib
 import io
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -314,8 +315,8 @@ def test_box_and_window_are_those_of_the_sliders(page, model, tmp_path):
     page.fill("#low", "-300")
     page.fill("#high", "500")
     box = read_volume(path, orientation=AXES)[3:20, 10:40, 0:12]
-    cube = resample(box, SIZE, [size / 28 for size in box.shape])[..., 0]
-    expected = np.rint(((cube + 300) * (255 / 800)).clip(0, 255))[..., None]
+    cube = resample(box, SIZE, [size / 28 for size in box.shape[:3]])
+    expected = np.rint(((cube + 300) * (255 / 800)).clip(0, 255))
     actual = prepared(page, path, box=[(3, 20), (10, 40), (0, 12)], window=(-300, 500))
     check(actual, expected)
     result = model.predict(expected[None], verbose=0)[0]
@@ -383,9 +384,9 @@ def test_large_file_is_refused_before_it_is_read(page, tmp_path):
 # === What is built ===
 
 
-@pytest.fixture
-def build(monkeypatch):
-    monkeypatch.syspath_prepend(SOURCE)
+@pytest.fixture(scope="module")
+def build():
+    sys.path.insert(0, str(SOURCE))
     return importlib.import_module("build")
 
 
