@@ -79,15 +79,9 @@ def build(options):
     out = options.out
     copy_packages(out / "vendor")
     volumes, labels = load_samples(options.samples, organs)
-    (out / "samples").mkdir(exist_ok=True)
+    samples = write_samples(model, names, volumes, labels, out / "samples")
     explained = visualization.with_rollout(model)
     export_and_serve.save_onnx(explained, out / "model.onnx")
-    samples = []
-    if len(volumes):
-        predicted = model.predict(volumes, verbose=0).argmax(axis=-1)
-        for row in choose(names, labels, predicted):
-            np.save(out / "samples" / f"{row}.npy", volumes[row])
-            samples.append((row, names[labels[row]], predicted[row] != labels[row]))
     for file in (*HERE.glob("*.js"), HERE / "style.css"):
         shutil.copy(file, out)
     text = page(options, model.backbone.video_shape[:3], orientation, names, samples)
@@ -120,9 +114,16 @@ def load_samples(path, organs):
     """Returns volumes `(n, depth, height, width, 1)` and labels; none without data."""
     if path:
         with np.load(path) as file:
+            if (
+                not {"volumes", "labels"} <= set(file)
+                or file["volumes"].dtype != "uint8"
+            ):
+                raise ValueError(
+                    "`--samples` must hold the arrays `volumes`, uint8, and `labels`. "
+                    f"Received: {path} with {', '.join(file)}"
+                )
             volumes, labels = file["volumes"], file["labels"]
-        volumes = volumes[..., None] if volumes.ndim == 4 else volumes
-        return volumes, labels.reshape(-1)
+        return volumes.reshape(*volumes.shape[:4], 1), labels.reshape(-1)
     if organs:
         import data
 
@@ -130,6 +131,18 @@ def load_samples(path, organs):
         if dataset.source != "synthetic":
             return dataset.test
     return (), ()
+
+
+def write_samples(model, names, volumes, labels, folder):
+    """Returns triples of a row, the class, and whether the model is mistaken."""
+    if not len(volumes):
+        return []
+    folder.mkdir(exist_ok=True)
+    predicted = model.predict(volumes, verbose=0).argmax(axis=-1)
+    rows = choose(names, labels, predicted)
+    for row in rows:
+        np.save(folder / f"{row}.npy", volumes[row])
+    return [(row, names[labels[row]], predicted[row] != labels[row]) for row in rows]
 
 
 def groups(names):
