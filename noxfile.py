@@ -130,7 +130,6 @@ def docs(session):
     """The documentation site, built strictly, into `site/`, and seen in a browser."""
     if not shutil.which("npm"):
         session.error("npm must be installed (https://nodejs.org): the demo needs it.")
-    install(session, *groups("torch-alone"))
     install(session, *groups("docs"), ".[volume]")
     session.run("zensical", "build", "--strict", "--clean")
     torch = {"KERAS_BACKEND": "torch"}
