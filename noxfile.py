@@ -118,6 +118,12 @@ def installed(session, backend):
 @nox.session
 def docs(session):
     """The documentation site, built strictly, into `site/`, and seen in a browser."""
-    session.install(*groups("docs"))
+    if not shutil.which("npm"):
+        session.error("npm must be installed (https://nodejs.org): the demo needs it.")
+    install(session, *groups("docs"), ".[volume]")
     session.run("zensical", "build", "--strict", "--clean")
-    session.run("pytest", "--noconftest", "tests/test_site.py")
+    torch = {"KERAS_BACKEND": "torch"}
+    demo = ("docs/demo/build.py", "--out", "site/demo", "--home", "../")
+    session.run("python", *demo, env=torch)
+    pages = ("tests/test_site.py", "tests/test_demo.py")
+    session.run("pytest", "--noconftest", *pages, *session.posargs, env=torch)

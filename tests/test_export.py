@@ -49,18 +49,16 @@ def need(*packages):
             pytest.skip(f"{package} is not installed")
 
 
-def small(variant="spatio_temporal"):
-    model = kv.ViViTClassifier(
-        SHAPE,
-        5,
-        variant=variant,
-        tubelet_size=(2, 4, 4),
-        embed_dim=16,
-        num_layers=2,
-        num_temporal_layers=1,
-        num_heads=4,
-        mlp_dim=32,
-    )
+def small(variant="spatio_temporal", **arguments):
+    sizes = {
+        "tubelet_size": (2, 4, 4),
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_temporal_layers": 1,
+        "num_heads": 4,
+        "mlp_dim": 32,
+    }
+    model = kv.ViViTClassifier(SHAPE, 5, variant=variant, **{**sizes, **arguments})
     randomize(model)
     return model
 
@@ -104,6 +102,23 @@ def test_rollout_is_exported_beside_the_predictions(tmp_path):
     np.testing.assert_allclose(flat(predictions)[0], flat(model(videos))[0], atol=1e-4)
     expected = visualization.attention_rollout(model, videos)
     np.testing.assert_allclose(flat(rollout)[0], expected, atol=1e-5)
+
+
+@only("torch")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rollout_is_exported_to_onnx(variant, tmp_path):
+    need("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    pooling = "token" if variant == "spatio_temporal" else "mean"
+    model, path = small(variant, num_layers=1, pooling=pooling), tmp_path / "model.onnx"
+    export_and_serve.save_onnx(visualization.with_rollout(model), path)
+    session = runtime.InferenceSession(path)
+    for batch in (1, 3):
+        videos = normal(batch, *SHAPE, seed=batch)
+        predictions, rollout = session.run(None, {session.get_inputs()[0].name: videos})
+        np.testing.assert_allclose(predictions, flat(model(videos))[0], atol=1e-4)
+        expected = visualization.attention_rollout(model, videos)
+        np.testing.assert_allclose(rollout, expected, atol=1e-5)
 
 
 # === What upstream cannot do ===

@@ -65,7 +65,8 @@ SCROLLED = "soon(() => scroller.scrollLeft > 0 && unscrolled.delete(scroller))"
 def window():
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser.new_context(reduced_motion="reduce")
+        # A page of its own policy would refuse what `flaws` adds to it.
+        yield browser.new_context(reduced_motion="reduce", bypass_csp=True)
         browser.close()
 
 
