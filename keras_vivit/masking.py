@@ -300,7 +300,12 @@ def normalize(tubelets: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     n, voxels = tubelets.shape[1:]
     x = ops.reshape(tubelets, (-1, n, voxels // channels, channels))
+    # A mean is rounded, which 1e-6 would magnify: differences from the first voxel are
+    # exactly 0 where a tubelet is constant.
+    first = x[:, :, :1]
+    x = x - first
     mean = ops.mean(x, axis=2, keepdims=True)
     squares = ops.sum(ops.square(x - mean), axis=2, keepdims=True)
     deviation = ops.sqrt(squares / max(voxels // channels - 1, 1)) + 1e-6
-    return ops.reshape((x - mean) / deviation, (-1, n, voxels)), mean, deviation
+    target = ops.reshape((x - mean) / deviation, (-1, n, voxels))
+    return target, first + mean, deviation
