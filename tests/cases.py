@@ -256,6 +256,10 @@ CASES = [
         wrong=(
             *WRONG_MODEL,
             ({"num_classes": 0}, None, "`num_classes` must be a positive.*=0"),
+            ({"num_classes": None}, None, "`num_classes` must be a positive.*=None"),
+            ({"video_shape": None}, None, "`video_shape` or `backbone` must be given"),
+            ({"backbone": 1}, None, "and not both.*backbone=1"),
+            ({"video_shape": None, "backbone": 1}, None, "must be a ViViTBackbone.*=1"),
             ({"num_classes": {}}, None, "`num_classes` must name one head or more"),
             ({"num_classes": {"a/b": 2}}, None, "`num_classes` must name.*'a/b'"),
             ({"num_classes": {"a": 0}}, None, r"`num_classes\['a'\]` must be.*=0"),

@@ -292,3 +292,76 @@ def test_presets_give_their_sizes():
     )
     assert model.backbone.embed_dim == 192
     assert model.mask_ratio == 0.9
+
+
+# === A backbone as the start of a classifier ===
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_classifier_shares_the_backbone(variant, tmp_path):
+    backbone = autoencoder(variant, dtype="mixed_bfloat16").backbone
+    model = kv.ViViTClassifier(num_classes=3, backbone=backbone)
+    assert model.backbone is backbone
+    randomize(model.get_layer("head"))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.get_config() == model.get_config()
+    np.testing.assert_array_equal(
+        *(m.predict(videos(), verbose=0) for m in (model, again))
+    )
+    model.save_to_preset(tmp_path / "m")
+    same = kv.ViViTClassifier.from_preset(tmp_path / "m")
+    assert same.get_config() == model.get_config()
+
+
+def test_classifier_pools_as_the_backbone_says():
+    backbone = kv.ViViTBackbone(SMALL_VIDEO, pooling="token", **SMALL)
+    model = kv.ViViTClassifier(num_classes=3, backbone=backbone, head_norm_epsilon=1e-5)
+    assert model.get_config()["pooling"] == "token"
+    assert model.predict(videos(), verbose=0).shape == (2, 3)
+
+
+def test_arguments_of_a_given_backbone_must_be_left_out():
+    backbone = autoencoder().backbone
+    with pytest.raises(ValueError, match=r"`num_heads` must be left out.*num_heads=2"):
+        kv.ViViTClassifier(num_classes=3, backbone=backbone, num_heads=2)
+
+
+# === Pictures ===
+
+
+@pytest.mark.parametrize("shape", [SMALL_VIDEO, (5, 18, 16, 2)])
+@pytest.mark.filterwarnings("ignore:.*ignores.*of its input")
+def test_reconstruction_fills_hidden_tubelets_alone(shape):
+    model = autoencoder(hidden_input=True)
+    model = kv.ViViTMaskedAutoencoder(**{**model.get_config(), "video_shape": shape})
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (2, *shape)).astype("float32")
+    hidden = tubes()
+    x = {"video": video, "hidden": hidden}
+    filled, covered = kv.visualization.reconstruct(model, x)
+    expected = hidden.repeat(2, 1).repeat(4, 2).repeat(4, 3)
+    np.testing.assert_array_equal(covered[:, :4, :16], expected)
+    assert not covered[:, 4:].any()
+    assert not covered[:, :, 16:].any()
+    np.testing.assert_array_equal(filled[~covered], video[~covered])
+    # The first hidden tubelet of the second sample, channel by channel.
+    t, h, w = np.argwhere(hidden[1])[0]
+    place = (1, slice(2 * t, 2 * t + 2), *(slice(4 * i, 4 * i + 4) for i in (h, w)))
+    voxels = model.predict(x, verbose=0)[1, 0].reshape(2, 4, 4, -1)
+    tubelet, axes = video[place], (0, 1, 2)
+    expected = voxels * tubelet.std(axes, ddof=1) + tubelet.mean(axes)
+    np.testing.assert_allclose(filled[place], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_reconstruction_needs_a_mask_that_fits():
+    model = autoencoder(hidden_input=True)
+    x = {"video": videos(), "hidden": tubes(hidden=11)}
+    with pytest.raises(ValueError, match=r"\[22, 22\] hidden tokens, mask_ratio=0.75"):
+        kv.visualization.reconstruct(model, x)
+
+
+def test_reconstruction_with_a_drawn_mask():
+    filled, hidden = kv.visualization.reconstruct(autoencoder(), videos())
+    assert filled.shape == (2, *SMALL_VIDEO)
+    assert hidden.mean() == 0.75
