@@ -279,7 +279,7 @@ CASES = [
     ),
     Case(
         kv.ViViTMaskedAutoencoder,
-        AUTOENCODER,
+        {**AUTOENCODER, "variant": "factorized_self_attention"},
         VIDEO,
         (3, 12, 24),
         wrong=(
@@ -297,7 +297,7 @@ CASES = [
             ),
             ({"mask_ratio": 1.0}, None, r"`mask_ratio` must lie in \[0, 1\).*=1.0"),
             ({"mask_ratio": 0.1}, None, r"`mask_ratio` must hide.*=0.1.*\(2, 2, 4\)"),
-            ({"masking": "block"}, None, "`masking` must be one of.*'block'"),
+            ({"masking": "random"}, None, "`masking` must be one of 'tube'.*'random'"),
             ({"decoder_dim": 0}, None, "`decoder_dim` must be a positive.*=0"),
             ({"decoder_num_layers": 0}, None, "`decoder_num_layers` must be a pos"),
             ({"decoder_num_heads": 5}, None, "`num_heads` must divide.*embed_dim=8"),
@@ -312,21 +312,6 @@ CASES = [
         VIDEO,
         (3, 11, 24),
         label="random",
-    ),
-    Case(
-        kv.ViViTMaskedAutoencoder,
-        {**AUTOENCODER, "variant": "factorized_self_attention"},
-        VIDEO,
-        (3, 12, 24),
-        wrong=(({"masking": "random"}, None, "`masking` must be.*'random'"),),
-        label="factorized_self_attention",
-    ),
-    Case(
-        kv.ViViTMaskedAutoencoder,
-        {**AUTOENCODER, "variant": "factorized_dot_product"},
-        VIDEO,
-        (3, 12, 24),
-        label="factorized_dot_product",
     ),
     Case(
         augmentation.RandomFlip,
