@@ -214,6 +214,7 @@ def test_a_mask_that_does_not_fit_gives_nan_for_its_sample(variant):
 # === Training ===
 
 
+@once
 def test_fit_takes_videos_alone_and_learns():
     model = autoencoder()
     model.compile(keras.optimizers.Adam(0.01))
