@@ -16,6 +16,7 @@ from keras_vivit.dropout import DropPath
 from keras_vivit.embeddings import ClassToken, TubeletEmbedding
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.positions import PositionalEncoder, resize_position_table
+from keras_vivit.pretraining import ViViTMaskedAutoencoder
 
 __all__ = [
     "ClassToken",
@@ -28,6 +29,7 @@ __all__ = [
     "ViViTBackbone",
     "ViViTClassifier",
     "ViViTEncoderBlock",
+    "ViViTMaskedAutoencoder",
     "augmentation",
     "config",
     "data",

@@ -1,5 +1,6 @@
 """ViViT with one head or several."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -34,7 +35,7 @@ class ViViTClassifier(keras.Model):
     computed in full precision.
 
     Args:
-        video_shape: Tuple `(frames, height, width, channels)`.
+        video_shape: Tuple `(frames, height, width, channels)`; none with `backbone`.
         num_classes: Integer; or a dictionary name -> integer, for one head
             each, whose outputs are a dictionary with the same names. Names are made
             of ASCII letters, digits, `_` and `-`.
@@ -46,6 +47,9 @@ class ViViTClassifier(keras.Model):
             between pooling and head; usually with `final_norm=False`.
         class_names: Optional list of strings, one for each class, for
             `decode_predictions`; with several heads a dictionary of lists.
+        backbone: Optional `ViViTBackbone`, for example a pre-trained one, whose weights
+            the classifier shares. Its arguments are those of the model, and its own
+            ones must be left out; they stand in the model's config in its place.
 
     All other arguments are those of `ViViTBackbone`.
 
@@ -56,7 +60,8 @@ class ViViTClassifier(keras.Model):
         Tensor `(batch, num_classes)`, or a dictionary of them.
 
     Raises:
-        ValueError: As `ViViTBackbone`, or if `num_classes` is not positive.
+        ValueError: As `ViViTBackbone`; if `num_classes` is not positive; if
+            `video_shape` and `backbone` are both given or both missing.
 
     Example:
     >>> model = keras_vivit.ViViTClassifier(
@@ -74,8 +79,8 @@ class ViViTClassifier(keras.Model):
 
     def __init__(
         self,
-        video_shape: Shape,
-        num_classes: int | dict[str, int],
+        video_shape: Shape | None = None,
+        num_classes: int | dict[str, int] | None = None,
         classifier_activation: Activation = "softmax",
         tubelet_size: tuple[int, int, int] = (2, 16, 16),
         strides: tuple[int, int, int] | None = None,
@@ -105,39 +110,48 @@ class ViViTClassifier(keras.Model):
         final_norm: bool = True,
         head_norm_epsilon: float | None = None,
         class_names: ClassNames = None,
+        backbone: ViViTBackbone | None = None,
     ) -> None:
         # === Layers ===
+        if (backbone is None) == (video_shape is None):
+            raise ValueError(
+                "`video_shape` or `backbone` must be given, and not both. "
+                f"Received: video_shape={video_shape}, backbone={backbone}"
+            )
+        arguments: Config = {
+            "tubelet_size": tubelet_size,
+            "strides": strides,
+            "padding": padding,
+            "variant": variant,
+            "embed_dim": embed_dim,
+            "num_layers": num_layers,
+            "num_temporal_layers": num_temporal_layers,
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "dropout_rate": dropout_rate,
+            "attention_dropout_rate": attention_dropout_rate,
+            "drop_path_rate": drop_path_rate,
+            "pooling": pooling,
+            "position_kind": position_kind,
+            "attention_order": attention_order,
+            "rescaling": rescaling,
+            "activation": activation,
+            "layer_norm_epsilon": layer_norm_epsilon,
+            "masked": masked,
+            "remat": remat,
+            "seed": seed,
+            "dtype": dtype,
+            "final_norm": final_norm,
+        }
+        if video_shape is not None:
+            backbone = ViViTBackbone(video_shape, **arguments, name=backbone_name)
+        else:
+            backbone = _check_backbone(backbone, arguments)
+            backbone_name = backbone.name
+        dtype = backbone.dtype_policy
         num_classes = _check_classes(num_classes, backbone_name)
         class_names = _check_class_names(class_names, num_classes)
-        dtype = keras.dtype_policies.get(dtype)
-        backbone = ViViTBackbone(
-            video_shape,
-            tubelet_size=tubelet_size,
-            strides=strides,
-            padding=padding,
-            variant=variant,
-            embed_dim=embed_dim,
-            num_layers=num_layers,
-            num_temporal_layers=num_temporal_layers,
-            num_heads=num_heads,
-            mlp_dim=mlp_dim,
-            dropout_rate=dropout_rate,
-            attention_dropout_rate=attention_dropout_rate,
-            drop_path_rate=drop_path_rate,
-            pooling=pooling,
-            position_kind=position_kind,
-            attention_order=attention_order,
-            rescaling=rescaling,
-            activation=activation,
-            layer_norm_epsilon=layer_norm_epsilon,
-            masked=masked,
-            remat=remat,
-            seed=seed,
-            dtype=dtype,
-            name=backbone_name,
-            final_norm=final_norm,
-        )
-        token_pooling = TokenPooling(pooling, name="pooling", dtype=dtype)
+        token_pooling = TokenPooling(backbone.pooling, name="pooling", dtype=dtype)
         classifier_activation = keras.activations.get(classifier_activation)
 
         # === Functional model ===
@@ -332,6 +346,22 @@ class ViViTClassifier(keras.Model):
     def presets(cls) -> dict[str, str]:
         """Returns a dictionary of all presets, name -> one line about it."""
         return ViViTBackbone.presets()
+
+
+def _check_backbone(backbone: Any, arguments: Config) -> ViViTBackbone:
+    """Checks that it is one, and that none of its arguments is given again."""
+    if not isinstance(backbone, ViViTBackbone):
+        raise ValueError(
+            f"`backbone` must be a ViViTBackbone. Received: backbone={backbone!r}"
+        )
+    defaults = inspect.signature(ViViTBackbone).parameters
+    for name, value in arguments.items():
+        if value != defaults[name].default:
+            raise ValueError(
+                f"`{name}` must be left out where `backbone` is given. "
+                f"Received: {name}={value!r}"
+            )
+    return backbone
 
 
 def _check_classes(num_classes: Any, backbone_name: str) -> Any:

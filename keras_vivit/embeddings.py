@@ -107,7 +107,7 @@ class TubeletEmbedding(keras.layers.Layer):
             inputs = validation.keep_tokens(inputs, _per_voxel(mask, inputs))
         inputs = self._pad(inputs)
         if self.strides == self.tubelet_size:
-            tubelets = self._tubelets(inputs)
+            tubelets = split_into_tubelets(inputs, self.tubelet_size)
             kernel = ops.reshape(self.kernel, (-1, self.embed_dim))
             rows = ops.reshape(tubelets, (-1, tubelets.shape[-1]))
             tokens = fast.product(rows, kernel, ops.convert_to_tensor(self.bias))
@@ -193,14 +193,19 @@ class TubeletEmbedding(keras.layers.Layer):
             return x
         return ops.pad(x, ((0, 0), *pads, (0, 0)))
 
-    def _tubelets(self, x: Tensor) -> Tensor:
-        _, *size, channels = ops.shape(x)
-        p, q, r = self.tubelet_size
-        t, h, w = size[0] // p, size[1] // q, size[2] // r
-        x = x[:, : t * p, : h * q, : w * r]
-        x = ops.reshape(x, (-1, t, p, h, q, w, r, channels))
-        x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6, 7))
-        return ops.reshape(x, (-1, t, h, w, p * q * r * channels))
+
+def split_into_tubelets(x: Tensor, tubelet_size: Shape) -> Tensor:
+    """Returns the voxels of tubelets side by side, `(batch, t, h, w, voxels)`.
+
+    Those of a tubelet are in the order of frames, height, width and channels.
+    """
+    _, *size, channels = ops.shape(x)
+    p, q, r = tubelet_size
+    t, h, w = size[0] // p, size[1] // q, size[2] // r
+    x = x[:, : t * p, : h * q, : w * r]
+    x = ops.reshape(x, (-1, t, p, h, q, w, r, channels))
+    x = ops.transpose(x, (0, 1, 3, 5, 2, 4, 6, 7))
+    return ops.reshape(x, (-1, t, h, w, p * q * r * channels))
 
 
 def _per_voxel(mask: Tensor, video: Tensor) -> Tensor:

@@ -65,6 +65,14 @@ MODEL = {
     "rescaling": (0.5, 0.1),
     "seed": 7,
 }
+AUTOENCODER = {
+    **{name: x for name, x in MODEL.items() if name != "num_temporal_layers"},
+    "mask_ratio": 0.75,
+    "decoder_dim": 8,
+    "decoder_num_layers": 1,
+    "decoder_num_heads": 2,
+    "decoder_mlp_dim": 10,
+}
 VIDEO = (3, 4, 6, 8, 2)
 COLORED = (3, 4, 6, 8, 3)
 LABELLED = {"videos": VIDEO, "labels": (3, 3)}
@@ -248,6 +256,10 @@ CASES = [
         wrong=(
             *WRONG_MODEL,
             ({"num_classes": 0}, None, "`num_classes` must be a positive.*=0"),
+            ({"num_classes": None}, None, "`num_classes` must be a positive.*=None"),
+            ({"video_shape": None}, None, "`video_shape` or `backbone` must be given"),
+            ({"backbone": 1}, None, "and not both.*backbone=1"),
+            ({"video_shape": None, "backbone": 1}, None, "must be a ViViTBackbone.*=1"),
             ({"num_classes": {}}, None, "`num_classes` must name one head or more"),
             ({"num_classes": {"a/b": 2}}, None, "`num_classes` must name.*'a/b'"),
             ({"num_classes": {"a": 0}}, None, r"`num_classes\['a'\]` must be.*=0"),
@@ -264,6 +276,42 @@ CASES = [
         VIDEO,
         {"noun": (3, 5), "verb": (3, 3)},
         label="two-heads",
+    ),
+    Case(
+        kv.ViViTMaskedAutoencoder,
+        {**AUTOENCODER, "variant": "factorized_self_attention"},
+        VIDEO,
+        (3, 12, 24),
+        wrong=(
+            ({"video_shape": (4, 6, 8)}, None, r"`video_shape` must be 4.*\(4, 6, 8\)"),
+            (
+                {"video_shape": (None, 6, 8, 2), "position_kind": "sincos"},
+                None,
+                "known",
+            ),
+            ({"variant": "joint"}, None, "`variant` must be one of.*'joint'"),
+            (
+                {"variant": "factorized_encoder"},
+                None,
+                "`variant` must have one encoder",
+            ),
+            ({"mask_ratio": 1.0}, None, r"`mask_ratio` must lie in \[0, 1\).*=1.0"),
+            ({"mask_ratio": 0.1}, None, r"`mask_ratio` must hide.*=0.1.*\(2, 2, 4\)"),
+            ({"masking": "random"}, None, "`masking` must be one of 'tube'.*'random'"),
+            ({"decoder_dim": 0}, None, "`decoder_dim` must be a positive.*=0"),
+            ({"decoder_num_layers": 0}, None, "`decoder_num_layers` must be a pos"),
+            ({"decoder_num_heads": 5}, None, "`num_heads` must divide.*embed_dim=8"),
+            ({"decoder_mlp_dim": 0}, None, "`mlp_dim` must be a positive.*=0"),
+            ({"value_range": (1, 0)}, None, r"`value_range` must be.*\(1, 0\)"),
+        ),
+        label="tube",
+    ),
+    Case(
+        kv.ViViTMaskedAutoencoder,
+        {**AUTOENCODER, "masking": "random", "mask_ratio": 0.7},
+        VIDEO,
+        (3, 11, 24),
+        label="random",
     ),
     Case(
         augmentation.RandomFlip,

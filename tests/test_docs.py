@@ -130,7 +130,9 @@ def test_reference_shows_every_public_name_once():
     assert sorted(shown) == sorted(public_names())
 
 
-@pytest.mark.parametrize("name", ["ViViTBackbone", "ViViTClassifier"])
+@pytest.mark.parametrize(
+    "name", ["ViViTBackbone", "ViViTClassifier", "ViViTMaskedAutoencoder"]
+)
 def test_reference_shows_the_methods_of_a_model(name):
     methods = (
         attribute

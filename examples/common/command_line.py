@@ -50,6 +50,18 @@ def whole(text, at_least=0):
     return int(text)
 
 
+def share(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a number above 0, at most 1. Received: {text}"
+        )
+    return value
+
+
 def duration(seconds):
     """Returns a duration in words."""
     if seconds < 120:

@@ -9,7 +9,7 @@ from common.command_line import duration
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """Shows the epoch, the validation accuracy and the time left on one line.
+    """Shows the epoch, the validation accuracy (or loss) and the time left on one line.
 
     After the first epoch it says how long the whole training will take. On a terminal
     the line is rewritten twice a second; elsewhere one line is printed for each tenth
@@ -23,7 +23,7 @@ class ProgressLine(keras.callbacks.Callback):
         super().__init__()
         self.stream = stream or sys.stdout
         self.rewrites = self.stream.isatty()
-        self.accuracy = ""
+        self.result = ""
         self.steps_done = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -43,8 +43,9 @@ class ProgressLine(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         now, epochs = time.perf_counter(), self.params["epochs"]
-        if "val_accuracy" in (logs or {}):
-            self.accuracy = f", validation accuracy {logs['val_accuracy']:.3f}"
+        for name in ("loss", "accuracy"):
+            if (value := (logs or {}).get(f"val_{name}")) is not None:
+                self.result = f", validation {name} {value:.3f}"
         if 1 < self.steps_done == self.params["steps"]:
             whole = self.seconds_a_step(now) * self.params["steps"]
             left = duration(whole * (epochs - epoch - 1))
@@ -64,7 +65,7 @@ class ProgressLine(keras.callbacks.Callback):
     def line(self, number, epochs_done, batch, now):
         epochs, steps = self.params["epochs"], self.params["steps"]
         left = self.seconds_a_step(now) * ((epochs - epochs_done) * steps - batch)
-        text = f"Epoch {number}/{epochs}{self.accuracy}"
+        text = f"Epoch {number}/{epochs}{self.result}"
         if self.steps_done == 0:
             return f"{text}, compiling"
         return f"{text}, {duration(left)} left" if left else text

@@ -56,4 +56,28 @@ BASELINE = {
     "augmentation": None,
 }
 
+# Masked pre-training: 343 tokens of 4^3 voxels, of which a quarter is visible.
+PRETRAINING = {
+    "preset": "vivit_organmnist3d",
+    "model": {  # arguments of `ViViTMaskedAutoencoder`
+        "tubelet_size": (4, 4, 4),
+        "mask_ratio": 0.75,
+        "drop_path_rate": 0.0,
+        "decoder_dim": 48,
+        "decoder_num_layers": 2,
+        "decoder_num_heads": 4,
+        "decoder_mlp_dim": 192,
+    },
+    "variants": TUNED["variants"],
+    "epochs": 200,
+    "batch_size": 32,
+    "patience": None,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "warmup_epochs": 10,
+    "weight_decay": 0.05,
+    "ema_momentum": None,
+    "augmentation": {**TUNED["augmentation"], "intensity": {}},
+}
+
 CONFIGS = {"quick": QUICK, "tuned": TUNED, "baseline": BASELINE}

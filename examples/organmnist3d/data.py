@@ -172,6 +172,13 @@ def load(name="organmnist3d", size=28, path=None):
     return read(cached, name, size)
 
 
+def share_of(split, share, seed):
+    """Returns a share of a split: the same volumes for the same seed."""
+    order = np.random.default_rng(seed).permutation(len(split.labels))
+    rows = order[: max(round(share * len(order)), 1)]
+    return Split(split.images[rows], split.labels[rows])
+
+
 def synthetic(size=28):
     """Returns eleven kinds of shapes, in OrganMNIST3D's format and split sizes."""
     splits = {

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from configs import CONFIGS, VARIANTS
-from data import SETS, SIZES, load
+from data import SETS, SIZES, load, share_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,6 +26,7 @@ from common.command_line import (
     launched,
     positive,
     resumes,
+    share,
     whole,
 )
 
@@ -42,6 +43,14 @@ def parse(arguments):
     add("--data", help="npz file, or 'synthetic' (default: download once)")
     add("--dataset", default="organmnist3d", choices=SETS, metavar="NAME")
     add("--size", type=int, default=28, choices=SIZES, help="voxels along each axis")
+    add("--init", metavar="FOLDER", help="start from the model of pretrain.py in it")
+    add(
+        "--train-share",
+        type=share,
+        default=1.0,
+        metavar="SHARE",
+        help="use this share of the training volumes, for example 0.1",
+    )
     add("--seed", type=whole, default=0)
     add("--epochs", type=positive, help="default: the configuration's")
     add("--batch-size", type=positive, help="default: the configuration's")
@@ -78,6 +87,15 @@ def run(options):
         )
     data = load(options.dataset, options.size, options.data)
     name = f"{data.name}-{options.config}-{options.variant}-seed{options.seed}"
+    changes = {}
+    if options.init:
+        name += "-init"
+        changes["init"] = str(Path(options.init).resolve())
+    if options.train_share < 1:
+        name += f"-share{options.train_share:g}"
+        changes["train_share"] = options.train_share
+        train = share_of(data.train, options.train_share, options.seed)
+        data = data._replace(train=train)
     folder = options.out or Path("runs") / name
     resume = resumes(options, folder)
     earlier = run_folder.record_of(folder) if resume else {}
@@ -92,6 +110,7 @@ def run(options):
         "precision": options.precision,
         "backend": choose_backend(earlier.get("backend"), several=True),
         **CONFIGS[options.config],
+        **changes,
     }
     for name in ("epochs", "batch_size", "patience"):
         if (value := getattr(options, name)) is not None:

@@ -15,9 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import processes
 from common.batches import RepeatableBatches
+from common.command_line import input_errors
 from common.devices import fill_up, shares, with_weights
 from common.fitting import fit
 from common.resuming import reseed
+
+DROP_PATH_RATE = 0.1  # of a pre-trained encoder
 
 # === Batches ===
 
@@ -96,17 +99,26 @@ def build(data, configuration):
     """Returns the compiled model; the same seed gives the same weights."""
     keras.utils.set_random_seed(configuration["seed"])
     variant = configuration["variant"]
-    model = keras_vivit.ViViTClassifier.from_preset(
-        configuration["preset"],
-        load_weights=False,
-        video_shape=data.train.images.shape[1:],
-        num_classes=len(data.class_names),
-        seed=configuration["seed"],
-        dtype=configuration["precision"],
-        variant=variant,
-        **configuration["model"],
-        **configuration["variants"].get(variant, {}),
-    )
+    arguments = {
+        "video_shape": data.train.images.shape[1:],
+        "num_classes": len(data.class_names),
+        "seed": configuration["seed"],
+        "dtype": configuration["precision"],
+        "variant": variant,
+    }
+    if "init" in configuration:  # Its tubelets and sizes are those of the pre-training.
+        with input_errors():
+            model = keras_vivit.ViViTClassifier.from_preset(
+                configuration["init"], drop_path_rate=DROP_PATH_RATE, **arguments
+            )
+    else:
+        model = keras_vivit.ViViTClassifier.from_preset(
+            configuration["preset"],
+            load_weights=False,
+            **arguments,
+            **configuration["model"],
+            **configuration["variants"].get(variant, {}),
+        )
     steps = -(-len(data.train.labels) // configuration["batch_size"])
     model.compile(
         optimizer=optimizer(configuration, steps),

@@ -6,6 +6,7 @@ once, or named in an error.
 
 import contextlib
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from keras_vivit.checkpoints import (
 from keras_vivit.checkpoints.hub import upload_preset
 from keras_vivit.checkpoints.names import (
     BIAS,
+    DECODER,
+    DECODER_EMBEDDING,
+    DECODER_TABLE,
     FINAL_NORM,
     HEAD,
     HEAD_NORM,
@@ -41,6 +45,7 @@ from keras_vivit.positions import sequence_table
 from keras_vivit.types import Shape
 
 __all__ = [
+    "arguments_for",
     "load",
     "load_image_model",
     "other_grids",
@@ -62,7 +67,8 @@ def load(
 ) -> Any:
     """Builds a model with a checkpoint's weights, see `ViViTClassifier.from_preset`.
 
-    `head` says whether `model_class` has one.
+    `head` says whether `model_class` has one. A decoder is loaded where the class has
+    arguments of one.
     """
     saved = None
     if source not in presets.PRESETS and not isinstance(source, keras.Model):
@@ -70,7 +76,8 @@ def load(
         saved = source if preset_folder.is_one(source) else None
     if saved and not overrides and source_video_shape is None:
         model = preset_folder.load(saved)
-        part = model if head else getattr(model, "backbone", model)
+        whole = type(model) is model_class
+        part = model if whole else getattr(model, "backbone", model)
         if type(part) is model_class:
             part.sampling = model.sampling
             return part
@@ -89,20 +96,28 @@ def load(
     tensors, arguments = _fit_channels(tensors, arguments)
     tensors = _with_table(tensors, settings, video_shape or arguments["video_shape"])
     new = ""
+    if "decoder_dim" not in inspect.signature(model_class).parameters:
+        tensors = _without(tensors, DECODER)
+    elif DECODER_EMBEDDING not in tensors:
+        new = DECODER
     if not head:
         tensors = _without(tensors, HEAD, HEAD_NORM)
-        for name in presets.HEAD_ARGUMENTS:
-            arguments.pop(name, None)
     elif not _same_classes(arguments, settings):
         tensors = _without(tensors, HEAD)
         new = HEAD if f"{HEAD_NORM}/scale" in tensors else f"{HEAD}|{HEAD_NORM}"
     grid = _grid(settings, video_shape)
     with initial_values() as values:
-        model = model_class(**arguments)
+        model = model_class(**arguments_for(model_class, arguments))
         values += names.match(names.layers_of(model), tensors, grid, new)
     if saved:
         model.sampling = preset_folder.sampling_of(saved)
     return model
+
+
+def arguments_for(model_class: type[keras.Model], arguments: Arguments) -> Arguments:
+    """Returns the arguments of another model that a class has, too."""
+    known = inspect.signature(model_class).parameters
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def load_image_model(
@@ -211,13 +226,22 @@ def _grid(settings: Arguments, video_shape: Shape | None) -> Shape | None:
 
 
 def _with_table(tensors: Tensors, settings: Arguments, video_shape: Shape) -> Tensors:
-    """Adds the position table of a VideoMAE, which computes it."""
-    if settings.get("position_kind") != "sequence" or TABLE in tensors:
+    """Adds the position tables of a VideoMAE, which computes them."""
+    if settings.get("position_kind") != "sequence":
         return tensors
-    width = settings["embed_dim"]
     tokens = math.prod(names.grid_of(video_shape, settings["tubelet_size"]))
-    table = functools.partial(sequence_table, tokens, width)
-    return {**tensors, TABLE: Tensor((1, tokens, width), lambda: table()[None])}
+    tables = {TABLE: settings["embed_dim"]}
+    if DECODER_EMBEDDING in tensors:
+        tables[DECODER_TABLE] = settings["decoder_dim"]
+    computed = {
+        name: Tensor((1, tokens, width), functools.partial(_table, tokens, width))
+        for name, width in tables.items()
+    }
+    return {**computed, **tensors}
+
+
+def _table(tokens: int, width: int) -> np.ndarray:
+    return sequence_table(tokens, width)[None]
 
 
 def _fit_channels(tensors: Tensors, arguments: Arguments) -> tuple[Tensors, Arguments]:

@@ -5,6 +5,8 @@ from typing import Any
 
 from keras_vivit.checkpoints.names import (
     BLOCK,
+    DECODER,
+    DECODER_EMBEDDING,
     FACTORIZED_BLOCK,
     HEAD,
     KERNEL,
@@ -61,6 +63,13 @@ def arguments_of(tensors: Tensors, settings: dict[str, Any]) -> dict[str, Any]:
     arguments["num_layers"] = depth(encoder)
     if f"{HEAD}/kernel" in tensors:
         arguments["num_classes"] = shape(f"{HEAD}/kernel")[1]
+    if DECODER_EMBEDDING in tensors:
+        block = f"{DECODER}/encoderblock_0"
+        arguments["decoder_dim"] = shape(DECODER_EMBEDDING)[1]
+        arguments["decoder_num_layers"] = depth(DECODER)
+        arguments["decoder_num_heads"] = shape(f"{block}/{attention}/query/kernel")[1]
+        mlp = f"{block}/{layers['mlp']}/Dense_0/kernel"
+        arguments["decoder_mlp_dim"] = shape(mlp)[1]
     return arguments
 
 

@@ -10,9 +10,10 @@ names that `ViViTBackbone` and `ViViTClassifier` give them, which saved files ho
 | `ENCODER_block_N`, `ENCODER_norm` | `encoderblock_N`, `encoder_norm` |
 | `head_norm` | `head_norm` |
 | `head`, or one `NAME_head` each | `output_projection`, split in that order |
+| `decoder_embedding`, `_mask_token`, `_output` | `Decoder/embedding`, ... |
 
-`ENCODER` is `encoder`; in the factorized encoder `spatial` and `temporal`. A layer with
-weights and any other name is an error.
+`ENCODER` is `encoder`; in the factorized encoder `spatial` and `temporal`; `decoder` in
+a masked autoencoder. A layer with weights and any other name is an error.
 """
 
 import collections
@@ -43,6 +44,9 @@ HEAD, HEAD_NORM = "output_projection", "head_norm"
 FINAL_NORM = "Transformer/encoder_norm"
 TABLE_NAME = "posembed_input/pos_embedding"
 TABLE = f"Transformer/{TABLE_NAME}"
+DECODER = "Decoder"
+DECODER_TABLE = f"{DECODER}/{TABLE_NAME}"
+DECODER_EMBEDDING = f"{DECODER}/embedding/kernel"
 TIME_TABLE, SPACE_TABLE = (
     f"Transformer/posembed_input/{axis}_table" for axis in ("time", "space")
 )
@@ -51,6 +55,7 @@ ENCODERS = {
     "encoder": ("Transformer", "cls"),
     "spatial": ("SpatialTransformer", "cls_SpatialTransformer"),
     "temporal": ("TemporalTransformer", "cls_TemporalTransformer"),
+    "decoder": (DECODER, ""),
 }
 ATTENTION, MLP = "MultiHeadDotProductAttention", "MlpBlock"
 # Layers of a block: Scenic's modules.
@@ -172,6 +177,10 @@ def places(
                 index = role.removeprefix("block_")
                 name = _name_in_block(layer, path)
                 yield weight, f"{transformer}/encoderblock_{index}/{name}", _all
+            elif role == "mask_token":
+                yield weight, f"{transformer}/{role}/{path}", np.ravel
+            elif role in ("embedding", "output"):
+                yield weight, f"{transformer}/{role}/{path}", _all
             else:
                 raise ValueError(f"{weight.path} must have a name in checkpoints.")
         if layer.name.endswith("_head"):
@@ -179,11 +188,12 @@ def places(
 
 
 def layers_of(model: keras.Model) -> Layers:
-    """Returns the layers of a backbone, or of a classifier and its backbone."""
+    """Returns the layers of a backbone, or of a model and its backbone, each once."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return model.layers
-    return [*backbone.layers, *(x for x in model.layers if x is not backbone)]
+    own = (x for x in model.layers if x is not backbone and x not in backbone.layers)
+    return [*backbone.layers, *own]
 
 
 def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:

@@ -24,11 +24,11 @@ CONFIG, WEIGHTS, METADATA, CARD = FILES = (
     "README.md",
 )
 _PACKAGE = "keras_vivit>"
-_CLASSES = ("ViViTClassifier", "ViViTBackbone")
+_CLASSES = ("ViViTClassifier", "ViViTBackbone", "ViViTMaskedAutoencoder")
 _FUNCTION = {"class_name": "function", "config": f"{_PACKAGE}gelu_tanh"}
 _POLICY_MODULES = ("keras", "keras.dtype_policies")
 _ACTIVATIONS = ("activation", "classifier_activation")
-_TUPLES = ("video_shape", "tubelet_size", "strides", "rescaling")
+_TUPLES = ("video_shape", "tubelet_size", "strides", "rescaling", "value_range")
 
 
 def is_one(source: Any) -> bool:
@@ -187,9 +187,7 @@ def _save_weights(model: keras.Model, path: Path) -> None:
 
 def _config_of(model: keras.Model) -> str:
     """Returns the text of config.json; only what `load` accepts."""
-    name = next(
-        base.__name__ for base in type(model).__mro__ if base.__name__ in _CLASSES
-    )
+    name = _class_name(model)
     config = json.loads(json.dumps(model.get_config()))
     for argument, value in config.items():
         if not _is_data(argument, value):
@@ -204,6 +202,11 @@ def _config_of(model: keras.Model) -> str:
         "registered_name": f"{_PACKAGE}{name}",
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def _class_name(model: keras.Model) -> str:
+    bases = [base.__name__ for base in type(model).__mro__]
+    return next(name for name in bases if name in _CLASSES)
 
 
 def _metadata(model: keras.Model, sampling: Any) -> str:
@@ -229,7 +232,7 @@ def _card(model: keras.Model, sampling: Any) -> str:
     """Returns a model card to be filled in."""
     config = model.get_config()
     classes = config.get("num_classes", "none")
-    kind = "ViViTClassifier" if "num_classes" in config else "ViViTBackbone"
+    kind = _class_name(model)
     shape = " x ".join(map(str, config["video_shape"]))
     return f"""---
 library_name: keras

@@ -36,11 +36,13 @@ class Model(NamedTuple):
 
     `prepare` takes the tensors of a file and the configuration, and returns tensors
     that `torch_layout` knows. `finish` makes a checkpoint of those with Scenic's names.
+    `decoder` returns what only pre-training uses, under Scenic's names.
     """
 
     prepare: Callable[[Tensors, Config], Tensors]
     finish: Callable[[Tensors, Config, Config], Checkpoint]
     is_of_images: bool = False
+    decoder: Callable[[Tensors, Config, Path], Tensors] = lambda *_: {}
 
 
 def _as_stored(stored: Tensors, config: Config) -> Tensors:
@@ -55,7 +57,9 @@ MODELS = {
     "vivit": Model(_as_stored, _without_more),
     "vit": Model(_as_stored, _without_more, is_of_images=True),
     "videomae": Model(
-        lambda stored, _: videomae.without_decoder(stored), videomae.of_transformers
+        lambda stored, _: videomae.without_decoder(stored),
+        videomae.of_transformers,
+        decoder=videomae.decoder_of_transformers,
     ),
     "timesformer": Model(timesformer.prepare, timesformer.checkpoint),
     "dinov2": Model(
@@ -105,6 +109,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         )
     model = MODELS[kind]
     stored = without_wrappers(open_weights(folder), folder)
+    decoder = model.decoder(stored, config, folder)
     stored = model.prepare(stored, config)
     try:
         heads, activation = int(config["num_attention_heads"]), config["hidden_act"]
@@ -126,7 +131,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         )
     if kind == "videomae":
         heads = num_heads or heads
-    tensors = torch_layout.to_scenic(stored, heads, folder)
+    tensors = {**torch_layout.to_scenic(stored, heads, folder), **decoder}
     video_shape = (frames, height, width, channels)
     _check_grid(tensors, video_shape, folder)
     if not config.get("qkv_bias", config.get("qv_bias", True)):

@@ -10,19 +10,52 @@ from typing import Any
 
 import numpy as np
 
-from keras_vivit.checkpoints import pixels, torch_layout
+from keras_vivit.checkpoints import names, pixels, torch_layout
 from keras_vivit.checkpoints.names import FINAL_NORM, HEAD, HEAD_NORM
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensors
 
 # `transformers` has PyTorch's default in the norm before the head, whatever config.json
 # says of the others.
 HEAD_NORM_EPSILON = 1e-5
+_DECODER_NAMES = {  # to those of an encoder, or to Scenic's
+    r"^decoder\.decoder_layers\.": "encoder.layer.",
+    r"^decoder\.norm\.": "layernorm.",
+    r"^decoder\.head\.weight": f"{names.DECODER}/output/kernel",
+    r"^decoder\.head\.bias": f"{names.DECODER}/output/bias",
+    r"^encoder_to_decoder\.weight": names.DECODER_EMBEDDING,
+    r"^mask_token": f"{names.DECODER}/mask_token/token",
+}
 DECODER = re.compile(r"decoder\.|encoder_to_decoder\.|mask_token$")
 
 
 def without_decoder(stored: Tensors) -> Tensors:
     """Drops what only pre-training uses."""
     return {name: x for name, x in stored.items() if not DECODER.match(name)}
+
+
+def decoder_of_transformers(
+    stored: Tensors, config: dict[str, Any], folder: Path
+) -> Tensors:
+    """Returns the decoder's tensors under Scenic's names, if the model has one."""
+    renamed = {}
+    for name, tensor in stored.items():
+        if DECODER.match(name):
+            for pattern, new in _DECODER_NAMES.items():
+                name = re.sub(pattern, new, name)
+            renamed[name] = tensor
+    if not renamed:
+        return {}
+    heads = config.get("decoder_num_attention_heads")
+    if not isinstance(heads, int) or heads < 1:
+        raise ValueError(
+            "`decoder_num_attention_heads` in config.json must be a positive integer. "
+            f"Received: {heads!r} in {folder}"
+        )
+    tensors = torch_layout.to_scenic(renamed, heads, folder)
+    return {
+        re.sub("^Transformer/", f"{names.DECODER}/", name): tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def of_transformers(

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from keras_vivit.visualization.gradients import grad_cam, relevance
     from keras_vivit.visualization.maps import attention_maps, attention_rollout
     from keras_vivit.visualization.outputs import with_outputs, with_rollout
+    from keras_vivit.visualization.reconstruction import reconstruct
 
 __all__ = [
     "attention_maps",
     "attention_rollout",
     "grad_cam",
     "overlay",
+    "reconstruct",
     "relevance",
     "save_gif",
     "with_outputs",
@@ -27,6 +29,7 @@ _MODULES = {
     "attention_rollout": "maps",
     "grad_cam": "gradients",
     "overlay": "drawing",
+    "reconstruct": "reconstruction",
     "relevance": "gradients",
     "save_gif": "drawing",
     "with_outputs": "outputs",

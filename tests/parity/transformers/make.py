@@ -95,6 +95,48 @@ def write_videomae(folder, **changes):
     return models
 
 
+def write_videomae_pretraining(folder):
+    """Writes a VideoMAE with its decoder, its predictions and loss, and a mask."""
+    import torch
+    import transformers
+
+    torch.manual_seed(5)
+    rng = np.random.default_rng(5)
+    config = transformers.VideoMAEConfig(
+        image_size=16,
+        patch_size=4,
+        num_frames=4,
+        tubelet_size=2,
+        decoder_hidden_size=12,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=3,
+        decoder_intermediate_size=20,
+        **SIZES,
+    )
+    model = transformers.VideoMAEForPreTraining(config).eval()
+    videos = rng.integers(0, 256, (2, 4, 16, 16, 3), "uint8")
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.tensor((videos / 255 - mean) / deviation, dtype=torch.float32)
+    # Tubes with other places in each sample: 12 of 16 are hidden.
+    places = np.argsort(rng.random((2, 1, 16))) < 12
+    hidden = np.repeat(places, 2, axis=1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.3)
+        outputs = model(
+            pixels.permute(0, 1, 4, 2, 3),
+            bool_masked_pos=torch.tensor(hidden.reshape(2, -1)),
+        )
+    model.save_pretrained(folder / "videomae_pretraining")
+    np.savez(
+        folder / "videomae_pretraining.npz",
+        videos=videos,
+        hidden=hidden.reshape(2, 2, 4, 4),
+        voxels=outputs.logits.numpy(),
+        loss=outputs.loss.numpy(),
+    )
+
+
 def write_timesformer(folder):
     """Writes a TimeSformer, its logits, and its tokens in the order of time first."""
     import torch
@@ -167,5 +209,6 @@ def write_image_models(folder):
 if __name__ == "__main__":
     write(HERE)
     write_videomae(HERE)
+    write_videomae_pretraining(HERE)
     write_timesformer(HERE)
     write_image_models(HERE)
