@@ -16,8 +16,6 @@ from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
 ClassNames: TypeAlias = Sequence[str] | dict[str, Sequence[str]] | None
 
-# What every backend takes as a name: PyTorch refuses dots, TensorFlow all but ASCII.
-HEAD_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 TAKEN = (
     "video",
     "frame_mask",
@@ -107,9 +105,14 @@ class ViViTClassifier(keras.Model):
         class_names: ClassNames = None,
     ) -> None:
         # === Layers ===
+        validation.layer_arguments(name=name, trainable=trainable)
+        validation.identifier("backbone_name", backbone_name)
         num_classes = _check_classes(num_classes, backbone_name)
         class_names = _check_class_names(class_names, num_classes)
-        dtype = keras.dtype_policies.get(dtype)
+        classifier_activation = validation.activation(
+            "classifier_activation", classifier_activation
+        )
+        dtype = validation.dtype_policy(dtype)
         backbone = ViViTBackbone(
             video_shape,
             tubelet_size=tubelet_size,
@@ -138,7 +141,6 @@ class ViViTClassifier(keras.Model):
             final_norm=final_norm,
         )
         token_pooling = TokenPooling(pooling, name="pooling", dtype=dtype)
-        classifier_activation = keras.activations.get(classifier_activation)
 
         # === Functional model ===
         x = token_pooling(backbone(backbone.input))
@@ -179,6 +181,10 @@ class ViViTClassifier(keras.Model):
         self.backbone_name = backbone_name
         self.head_norm_epsilon = head_norm_epsilon
         self.class_names = class_names
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        validation.tensors("inputs", inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def load_weights(
         self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
@@ -255,6 +261,7 @@ class ViViTClassifier(keras.Model):
             ImportError: If reading the source needs a package that is not installed.
         """
         validation.known_arguments(overrides, cls)
+        load_weights = validation.boolean("load_weights", load_weights)
         config = presets.find(source, load_weights)
         if config is None:
             return checkpoints.load(cls, source, True, source_video_shape, **overrides)
@@ -342,7 +349,7 @@ def _check_classes(num_classes: Any, backbone_name: str) -> Any:
         raise ValueError("`num_classes` must name one head or more. Received: {}")
     taken = {*TAKEN, backbone_name, *(f"{name}_head" for name in num_classes)}
     for name in num_classes:
-        if not isinstance(name, str) or not re.fullmatch(HEAD_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(validation.NAME, name):
             raise ValueError(
                 "`num_classes` must name its heads with ASCII letters, digits, '_' and "
                 f"'-', the first one a letter or a digit. Received: {name!r}"
@@ -385,6 +392,7 @@ def _check_class_names(class_names: Any, num_classes: Any) -> Any:
 
 
 def _decode(probabilities: Any, names: Sequence[str], top: int) -> list[Any]:
+    validation.tensors("probabilities", probabilities)
     values = np.asarray(keras.ops.convert_to_numpy(probabilities))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_vivit import freezing
+from keras_vivit import freezing, validation
 from keras_vivit.checkpoints import names
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, read_json
 
@@ -151,7 +151,7 @@ def save(
     model: keras.Model, directory: str | Path, sampling: dict[str, Any] | None
 ) -> None:
     """See `ViViTClassifier.save_to_preset`."""
-    target = Path(directory).expanduser()
+    target = validation.path("directory", directory).expanduser()
     if target.exists() and not (
         target.is_dir() and (is_one(target) or not any(target.iterdir()))
     ):

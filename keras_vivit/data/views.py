@@ -3,7 +3,6 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -56,12 +55,13 @@ def predict_views(
     >>> keras_vivit.data.predict_views(model, "dance.mp4").argmax()  # doctest: +SKIP
     14
     """
-    validation.positive_int("num_clips", num_clips)
+    validation.positive_int("num_clips", num_clips, validation.MOST_FRAMES)
     validation.choice("num_crops", num_crops, (1, 3))
     validation.choice("average", average, ("logits", "probabilities"))
     layout = _layout(model, stride, rule, size)
-    if not hasattr(source, "shape") and listing.is_volume(Path(source)):
-        views = clips.read_scan(Path(source), layout, clips.Cache(0))[None]
+    path = None if hasattr(source, "shape") else validation.path("source", source)
+    if path is not None and listing.is_volume(path):
+        views = clips.read_scan(path, layout, clips.Cache(0))[None]
     else:
         views = _read_views(source, layout, num_clips, num_crops)
     outputs = model.predict(views, batch_size=num_crops, verbose=0)
@@ -195,11 +195,13 @@ def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
 def _layout(
     model: keras.Model, stride: int | None, rule: str | None, size: int | None
 ) -> clips.Layout:
-    shape = keras.tree.flatten(model.inputs)[0].shape[1:]
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    shape = inputs[0].shape[1:] if isinstance(model, keras.Model) and inputs else ()
     if len(shape) != 4 or None in shape:
         raise ValueError(
-            "`model` must take videos of one shape (frames, height, width, channels). "
-            f"Received: shape={tuple(shape)}"
+            "`model` must be a Keras model that takes videos of one shape (frames, "
+            f"height, width, channels). {validation.received('model', model)}, "
+            f"shape={tuple(shape)}"
         )
     sampling = getattr(model, "sampling", None) or {}
     stride = sampling.get("stride", 1) if stride is None else stride
@@ -219,6 +221,7 @@ def _layout(
 
 def _facts_of(source: Any) -> clips.Facts:
     if hasattr(source, "shape"):
+        validation.tensors("source", source)
         if len(source.shape) != 4 or not len(source):
             raise ValueError(
                 "`source` must be a path or an array (frames, height, width, channels)."
@@ -226,7 +229,7 @@ def _facts_of(source: Any) -> clips.Facts:
             )
         return clips.Facts("source", len(source), None, tuple(source.shape[1:3]))
     optional_package("av", video.EXTRA)
-    facts = decoding.survey(source)
+    facts = decoding.survey(validation.path("source", source))
     return clips.Facts(source, facts["frames"], facts["rate"], tuple(facts["size"]))
 
 
