@@ -310,7 +310,7 @@ class ViViTBackbone(keras.Model):
         self.seed = seed
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        validation.tensors("inputs", inputs)
+        validation.call_arguments(inputs, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(

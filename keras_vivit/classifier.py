@@ -183,7 +183,7 @@ class ViViTClassifier(keras.Model):
         self.class_names = class_names
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        validation.tensors("inputs", inputs)
+        validation.call_arguments(inputs, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
 
     def load_weights(

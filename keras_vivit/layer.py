@@ -14,9 +14,5 @@ class Layer(keras.layers.Layer):
         super().__init__(**validation.layer_arguments(**arguments))
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        validation.tensors("inputs", inputs)
-        if kwargs.get("mask") is not None:
-            validation.tensors("mask", kwargs["mask"])
-        if "training" in kwargs and kwargs["training"] is not None:
-            validation.boolean("training", kwargs["training"])
+        validation.call_arguments(inputs, **kwargs)
         return super().__call__(inputs, *args, **kwargs)

@@ -285,6 +285,17 @@ def tensors(name: str, value: Any) -> None:
         )
 
 
+def call_arguments(
+    inputs: Any, mask: Any = None, training: Any = None, **others: Any
+) -> None:
+    """Checks what all layers and models are called with."""
+    tensors("inputs", inputs)
+    if mask is not None:
+        tensors("mask", mask)
+    if training is not None:
+        boolean("training", training)
+
+
 def features(
     name: str, shape: Shape, minimum_rank: int, axes: str, rank: float = math.inf
 ) -> int:

@@ -54,7 +54,7 @@ def load(folder: Path) -> keras.Model:
         ) from error
     try:
         model.load_weights(folder / WEIGHTS)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{folder / WEIGHTS} must be a whole file of the model's weights ({error})."
         ) from error

@@ -261,6 +261,11 @@ def _activation(model: keras.Model) -> str | None:
 
 def _logits(outputs: np.ndarray, kind: str | None) -> np.ndarray:
     outputs = outputs.astype("float32")
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "`source` must have finite pixels, and `model` finite outputs for them. "
+            f"Received: outputs={outputs}"
+        )
     if kind is None:  # Told by the values.
         sums = np.abs(outputs.sum(axis=-1) - 1)
         kind = "softmax" if outputs.min() >= 0 and sums.max() < 1e-3 else "linear"

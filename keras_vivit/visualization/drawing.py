@@ -47,6 +47,8 @@ def overlay(
     """
     videos = validation.array("videos", videos)
     maps = validation.array("maps", maps).astype("float32")
+    if not np.isfinite(videos).all():
+        raise ValueError("`videos` must be finite. Received: NaN or infinite values")
     if videos.ndim != 5 or videos.shape[-1] not in (1, 3):
         raise ValueError(
             "`videos` must have the shape (batch, frames, height, width, channels), "
