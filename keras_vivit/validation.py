@@ -269,10 +269,11 @@ def tensors(name: str, value: Any) -> None:
     leaves = keras.tree.flatten(value)
     for x in leaves:
         dtype = str(getattr(x, "dtype", None))
-        if not hasattr(x, "shape") or not re.search("float|int|bool", dtype):
+        numeric = re.search("float|int|bool", dtype)
+        if not numeric or not tuple(getattr(x, "shape", ())):
             raise ValueError(
-                f"`{name}` must be a tensor or an array of numbers. "
-                f"{received(name, value)}"
+                f"`{name}` must be a tensor or an array of numbers, its first axis the "
+                f"batch. {received(name, value)}"
             )
         if 0 in tuple(x.shape)[1:]:
             raise ValueError(
@@ -290,8 +291,9 @@ def call_arguments(
 ) -> None:
     """Checks what all layers and models are called with."""
     tensors("inputs", inputs)
-    if mask is not None:
-        tensors("mask", mask)
+    masks = keras.tree.flatten(mask)
+    if not masks or any(x is not None for x in masks):  # Keras has one for each input.
+        tensors("mask", [x for x in masks if x is not None])
     if training is not None:
         boolean("training", training)
 
