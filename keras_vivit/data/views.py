@@ -212,7 +212,9 @@ def _layout(
         stride=validation.positive_int("stride", stride),
         rule=validation.choice("rule", rule, RULES),
         target_fps=sampling.get("fps"),
-        resize=size if size == "crop" else validation.positive_int("size", size),
+        resize=size
+        if isinstance(size, str) and size == "crop"
+        else validation.positive_int("size", size),
         training=False,
         window=sampling.get("window"),
         orientation=sampling.get("orientation", "RAS"),
