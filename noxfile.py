@@ -27,6 +27,9 @@ JAX = {
 FLAGS = ("use_fusion_emitters=false", "parallel_codegen_split_count=1")
 QUICKLY = {"jax": {"XLA_FLAGS": " ".join(f"--xla_cpu_{flag}" for flag in FLAGS)}}
 
+# What CI installs beside the tests' packages, by hashes.
+LOCKED = pathlib.Path(".github/locked")
+
 SCHEMAS = {
     "citation-file-format": "CITATION.cff",
     "dependabot": ".github/dependabot.yml",
@@ -93,13 +96,48 @@ def lint(session):
         session.run(*check, "--default-filetype", "yaml", *paths)
 
 
+def install_locked(session, name):
+    """Installs what `lock` has written, and nothing else."""
+    session.install("--require-hashes", "-r", str(LOCKED / f"{name}.txt"))
+
+
 @nox.session
 def build(session):
     """The wheel and the source distribution, into `dist/`, checked as PyPI would."""
-    session.install(*groups("build"))
+    install_locked(session, "build")
     shutil.rmtree("dist", ignore_errors=True)
-    session.run("python", "-m", "build")
+    session.run("python", "-m", "build", "--no-isolation")
     session.run("twine", "check", "--strict", *pathlib.Path("dist").iterdir())
+
+
+@nox.session
+def sbom(session):
+    """What the package needs, with its extras, as CycloneDX into `sbom.cdx.json`."""
+    install_locked(session, "build")
+    package = str(LOCKED / "package.txt")
+    session.run("cyclonedx-py", "requirements", package, "-o", "sbom.cdx.json")
+
+
+@nox.session
+def audit(session):
+    """Known vulnerabilities of what CI installs, and of what the package needs."""
+    install_locked(session, "audit")
+    for path in sorted(LOCKED.glob("*.txt")):
+        session.run("pip-audit", "--disable-pip", "--require-hashes", "-r", str(path))
+
+
+@nox.session
+def lock(session):
+    """Writes `.github/locked` anew: the newest versions, with their hashes."""
+    session.install("uv")
+    compiling = ("uv", "pip", "compile", "--universal", "--python-version", "3.11")
+    options = ("--upgrade", "--quiet", "--generate-hashes", "--no-header")
+    for name in ("audit", "build", "ci"):
+        path = str(LOCKED / f"{name}.txt")
+        session.run(*compiling, *options, "--group", name, "-o", path)
+    extras = ("--extra=hf", "--extra=scenic", "--extra=video", "--extra=volume")
+    path = str(LOCKED / "package.txt")
+    session.run(*compiling, *options, *extras, "pyproject.toml", "-o", path)
 
 
 @nox.session(reuse_venv=False, requires=["build"])

@@ -15,12 +15,12 @@ from keras_vivit import (
     presets,
     validation,
 )
-from keras_vivit.blocks import VARIANTS
-from keras_vivit.embeddings import AXES, ClassToken, TubeletEmbedding
+from keras_vivit.blocks import ATTENTION_ORDERS, VARIANTS
+from keras_vivit.embeddings import AXES, PADDINGS, ClassToken, TubeletEmbedding
 from keras_vivit.mlp import gelu_tanh
 from keras_vivit.normalization import LayerNormalization
 from keras_vivit.pooling import MODES, FoldFrames, FramePooling
-from keras_vivit.positions import PositionalEncoder
+from keras_vivit.positions import KINDS, PositionalEncoder
 from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
 
@@ -137,13 +137,27 @@ class ViViTBackbone(keras.Model):
     ) -> None:
         # === Arguments ===
         video_shape = _video_shape(video_shape, position_kind)
-        num_layers = validation.positive_int("num_layers", num_layers)
+        tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
+        if strides is not None:
+            strides = validation.positive_ints("strides", strides, AXES)
+        num_layers = validation.positive_int(
+            "num_layers", num_layers, validation.MOST_LAYERS
+        )
         num_temporal_layers = validation.positive_int(
-            "num_temporal_layers", num_temporal_layers
+            "num_temporal_layers", num_temporal_layers, validation.MOST_LAYERS
+        )
+        embed_dim = validation.positive_int("embed_dim", embed_dim)
+        num_heads = validation.positive_int("num_heads", num_heads)
+        mlp_dim = validation.positive_int("mlp_dim", mlp_dim)
+        dropout_rate = validation.rate("dropout_rate", dropout_rate)
+        attention_dropout_rate = validation.rate(
+            "attention_dropout_rate", attention_dropout_rate
         )
         drop_path_rate = validation.rate("drop_path_rate", drop_path_rate)
         validation.choice("variant", variant, VARIANTS)
         validation.choice("pooling", pooling, MODES)
+        validation.choice("padding", padding, PADDINGS)
+        validation.choice("attention_order", attention_order, ATTENTION_ORDERS)
         if pooling == "token" and not VARIANTS[variant].has_class_token:
             raise ValueError(
                 f'`pooling` must be "mean" for variant={variant!r}, which has no '
@@ -162,6 +176,8 @@ class ViViTBackbone(keras.Model):
                 '`position_kind` must not be "factorized" for variant='
                 f"{variant!r}, which has a table each for space and time anyway."
             )
+        masked = validation.boolean("masked", masked)
+        final_norm = validation.boolean("final_norm", final_norm)
         if (
             masked
             and None in video_shape
@@ -171,9 +187,21 @@ class ViViTBackbone(keras.Model):
                 "`video_shape` must be known for masked=True with a class token or "
                 f'variant="factorized_encoder". Received: video_shape={video_shape}'
             )
-        _check_rescaling(rescaling, video_shape[-1])
-        activation = keras.activations.get(activation)
-        dtype = keras.dtype_policies.get(dtype)
+        rescaling = _check_rescaling(rescaling, video_shape[-1])
+        activation = validation.activation("activation", activation)
+        layer_norm_epsilon = validation.positive_number(
+            "layer_norm_epsilon", layer_norm_epsilon
+        )
+        remat = validation.boolean("remat", remat)
+        seed = validation.seed(seed)
+        validation.layer_arguments(name=name, trainable=trainable)
+        dtype = validation.dtype_policy(dtype)
+        # Before any of them is allocated: the weights that may be large.
+        sizes = {"embed_dim": embed_dim}
+        channels = video_shape[-1]
+        validation.elements(tubelet_size=tubelet_size, channels=channels, **sizes)
+        validation.elements(mlp_dim=mlp_dim, **sizes)
+        validation.elements(embed_dim=(embed_dim, embed_dim))
 
         # === Layers ===
         seeds = iter(_split_seed(seed, num_layers + num_temporal_layers + 2))
@@ -258,7 +286,7 @@ class ViViTBackbone(keras.Model):
         self.trainable = trainable
         self.dtype_policy = dtype
         self.video_shape = video_shape
-        self.tubelet_size = tuple(tubelet_size)
+        self.tubelet_size = tubelet_size
         self.strides = strides
         self.padding = padding
         self.variant = variant
@@ -280,6 +308,10 @@ class ViViTBackbone(keras.Model):
         self.masked = masked
         self.remat = remat
         self.seed = seed
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        validation.call_arguments(inputs, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
@@ -379,6 +411,7 @@ class ViViTBackbone(keras.Model):
         leaves a checkpoint's head aside.
         """
         validation.known_arguments(overrides, cls)
+        load_weights = validation.boolean("load_weights", load_weights)
         config = presets.find(source, load_weights)
         if config is None:
             return checkpoints.load(cls, source, False, source_video_shape, **overrides)
@@ -461,6 +494,11 @@ class ViViTBackbone(keras.Model):
             [LoRA, Hu et al., 2021](https://arxiv.org/abs/2106.09685)
         """
         rank = validation.positive_int("rank", rank)
+        validation.elements(rank=rank, mlp_dim=max(self.mlp_dim, self.embed_dim))
+        if alpha is not None:
+            alpha = validation.positive_number("alpha", alpha)
+        if targets is not None:
+            targets = validation.strings("targets", targets)
         kinds = (keras.layers.Dense, keras.layers.EinsumDense)
         layers = [x for x in self._flatten_layers() if isinstance(x, kinds)]
         if any(layer.lora_enabled for layer in layers):
@@ -491,26 +529,37 @@ def _is_target(layer: keras.layers.Layer, targets: Sequence[str]) -> bool:
 def _video_shape(video_shape: Any, position_kind: str) -> Shape:
     """Checks the shape; fixed positions are there for frames and sides of any size."""
     names = (*AXES, "channels")
+    validation.choice("position_kind", position_kind, KINDS)
     if position_kind != "sincos" or not isinstance(video_shape, list | tuple):
         return validation.positive_ints("video_shape", video_shape, names)
     known = [1 if n is None and i < 3 else n for i, n in enumerate(video_shape)]
-    validation.positive_ints("video_shape", known, names)
-    return tuple(video_shape)
+    sizes = validation.positive_ints("video_shape", known, names)
+    return tuple(
+        n if n is None else size for n, size in zip(video_shape, sizes, strict=True)
+    )
 
 
-def _check_rescaling(rescaling: Any, channels: int) -> None:
+def _check_rescaling(rescaling: Any, channels: int) -> tuple[Any, Any] | None:
     if rescaling is None:
-        return
+        return None
     if not isinstance(rescaling, list | tuple) or len(rescaling) != 2:
         raise ValueError(
             "`rescaling` must be None or (scale, offset). "
-            f"Received: rescaling={rescaling!r}"
+            f"{validation.received('rescaling', rescaling)}"
         )
-    if any(np.shape(value) not in ((), (channels,)) for value in rescaling):
-        raise ValueError(
-            "`rescaling` must hold numbers, or one for each channel. "
-            f"Received: rescaling={rescaling!r}, channels={channels}"
-        )
+    values = []
+    for value in rescaling:
+        many = isinstance(value, list | tuple | np.ndarray) and np.ndim(value) > 0
+        if many and np.shape(value) != (channels,):
+            raise ValueError(
+                "`rescaling` must hold numbers, or one for each channel. "
+                f"{validation.received('rescaling', rescaling)}, channels={channels}"
+            )
+        numbers = [
+            validation.finite("rescaling", x) for x in (value if many else [value])
+        ]
+        values.append(numbers if many else numbers[0])
+    return values[0], values[1]
 
 
 def _split_seed(seed: int | None, n: int) -> list[int | None]:

@@ -11,12 +11,15 @@ from keras import ops
 from keras_vivit import divided_attention, fast, freezing, policies, validation
 from keras_vivit.attention import MultiHeadSelfAttention
 from keras_vivit.dropout import DrawnSeed, drop_path, dropout, seed_generator
+from keras_vivit.layer import Layer
 from keras_vivit.mlp import MLP, gelu_tanh
 from keras_vivit.normalization import LayerNormalization
 from keras_vivit.types import Activation, Config, DType, Regularizer, Shape, Tensor
 
+ATTENTION_ORDERS = ("space_time", "time_space")
 
-class _EncoderBlock(keras.layers.Layer):
+
+class _EncoderBlock(Layer):
     """Residual branches: some attentions, then the MLP.
 
     Each is `x + drop_path(dropout(branch(norm(x))))`. Subclasses say in
@@ -46,14 +49,16 @@ class _EncoderBlock(keras.layers.Layer):
             "attention_dropout_rate", attention_dropout_rate
         )
         self.drop_path_rate = validation.rate("drop_path_rate", drop_path_rate)
-        self.activation = keras.activations.get(activation)
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.remat = remat
-        self.seed = seed
+        self.activation = validation.activation("activation", activation)
+        self.layer_norm_epsilon = validation.positive_number(
+            "layer_norm_epsilon", layer_norm_epsilon
+        )
+        self.remat = validation.boolean("remat", remat)
+        self.seed: Any = validation.seed(seed)
         self.supports_masking = True
         self.frozen_when_built: list[str] = []
         if max(self.dropout_rate, self.attention_dropout_rate, self.drop_path_rate):
-            seed = self.seed_generator = seed_generator(seed)
+            seed = self.seed_generator = seed_generator(self.seed)
         for name, axes in self._attentions.items():
             self._add_branch(
                 MultiHeadSelfAttention(
@@ -96,6 +101,7 @@ class _EncoderBlock(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         dim = validation.features("inputs", input_shape, 3, "(batch, ..., embed_dim)")
+        validation.elements(embed_dim=dim, mlp_dim=self.mlp_dim)
         grid_shape = self._grid_shape(input_shape)
         for norm, layer in self._branches():
             norm.build(input_shape)
@@ -360,7 +366,7 @@ class FactorizedSelfAttentionBlock(_EncoderBlock):
             autocast=autocast,
         )
         self.attention_order = validation.choice(
-            "attention_order", attention_order, ("space_time", "time_space")
+            "attention_order", attention_order, ATTENTION_ORDERS
         )
         self.frames = (
             None if frames is None else validation.positive_int("frames", frames)

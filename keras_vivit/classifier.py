@@ -17,8 +17,6 @@ from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
 ClassNames: TypeAlias = Sequence[str] | dict[str, Sequence[str]] | None
 
-# What every backend takes as a name: PyTorch refuses dots, TensorFlow all but ASCII.
-HEAD_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 TAKEN = (
     "video",
     "frame_mask",
@@ -118,6 +116,8 @@ class ViViTClassifier(keras.Model):
                 "`video_shape` or `backbone` must be given, and not both. "
                 f"Received: video_shape={video_shape}, backbone={backbone}"
             )
+        validation.layer_arguments(name=name, trainable=trainable)
+        validation.identifier("backbone_name", backbone_name)
         arguments: Config = {
             "tubelet_size": tubelet_size,
             "strides": strides,
@@ -143,16 +143,18 @@ class ViViTClassifier(keras.Model):
             "dtype": dtype,
             "final_norm": final_norm,
         }
-        if video_shape is not None:
-            backbone = ViViTBackbone(video_shape, **arguments, name=backbone_name)
-        else:
-            backbone = _check_backbone(backbone, arguments)
-            backbone_name = backbone.name
-        dtype = backbone.dtype_policy
+        if backbone is not None:
+            backbone_name = _check_backbone(backbone, arguments).name
         num_classes = _check_classes(num_classes, backbone_name)
         class_names = _check_class_names(class_names, num_classes)
+        classifier_activation = validation.activation(
+            "classifier_activation", classifier_activation
+        )
+        if video_shape is not None:
+            backbone = ViViTBackbone(video_shape, **arguments, name=backbone_name)
+        assert backbone is not None  # One of both is given.
+        dtype = backbone.dtype_policy
         token_pooling = TokenPooling(backbone.pooling, name="pooling", dtype=dtype)
-        classifier_activation = keras.activations.get(classifier_activation)
 
         # === Functional model ===
         x = token_pooling(backbone(backbone.input))
@@ -193,6 +195,10 @@ class ViViTClassifier(keras.Model):
         self.backbone_name = backbone_name
         self.head_norm_epsilon = head_norm_epsilon
         self.class_names = class_names
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        validation.call_arguments(inputs, **kwargs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def load_weights(
         self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
@@ -269,6 +275,7 @@ class ViViTClassifier(keras.Model):
             ImportError: If reading the source needs a package that is not installed.
         """
         validation.known_arguments(overrides, cls)
+        load_weights = validation.boolean("load_weights", load_weights)
         config = presets.find(source, load_weights)
         if config is None:
             return checkpoints.load(cls, source, True, source_video_shape, **overrides)
@@ -372,7 +379,7 @@ def _check_classes(num_classes: Any, backbone_name: str) -> Any:
         raise ValueError("`num_classes` must name one head or more. Received: {}")
     taken = {*TAKEN, backbone_name, *(f"{name}_head" for name in num_classes)}
     for name in num_classes:
-        if not isinstance(name, str) or not re.fullmatch(HEAD_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(validation.NAME, name):
             raise ValueError(
                 "`num_classes` must name its heads with ASCII letters, digits, '_' and "
                 f"'-', the first one a letter or a digit. Received: {name!r}"
@@ -415,6 +422,7 @@ def _check_class_names(class_names: Any, num_classes: Any) -> Any:
 
 
 def _decode(probabilities: Any, names: Sequence[str], top: int) -> list[Any]:
+    validation.tensors("probabilities", probabilities)
     values = np.asarray(keras.ops.convert_to_numpy(probabilities))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(

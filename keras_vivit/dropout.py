@@ -7,11 +7,12 @@ from typing import Any
 import keras
 
 from keras_vivit import validation
+from keras_vivit.layer import Layer
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class DropPath(keras.layers.Layer):
+class DropPath(Layer):
     """Stochastic depth: zeroes a residual branch for whole samples, in training.
 
     The samples kept are scaled by `1 / (1 - rate)`, so that the expected output
@@ -55,9 +56,9 @@ class DropPath(keras.layers.Layer):
             autocast=autocast,
         )
         self.rate = validation.rate("rate", rate)
-        self.seed = seed
+        self.seed = validation.seed(seed)
         if self.rate:
-            self.seed_generator = keras.random.SeedGenerator(seed)
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.supports_masking = True
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

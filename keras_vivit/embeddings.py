@@ -7,13 +7,15 @@ import keras
 from keras import ops
 
 from keras_vivit import fast, validation
+from keras_vivit.layer import Layer
 from keras_vivit.types import Config, DType, Initializer, Regularizer, Shape, Tensor
 
 AXES = ("frames", "height", "width")
+PADDINGS = ("valid", "same")
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class TubeletEmbedding(keras.layers.Layer):
+class TubeletEmbedding(Layer):
     """Splits a video into tubelets and projects each one to a token.
 
     The kernel has `Conv3D`'s layout `(frames, height, width, channels,
@@ -80,26 +82,28 @@ class TubeletEmbedding(keras.layers.Layer):
         self.strides = validation.positive_ints(
             "strides", tubelet_size if strides is None else strides, AXES
         )
-        self.padding = validation.choice("padding", padding, ("valid", "same"))
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.padding = validation.choice("padding", padding, PADDINGS)
+        self.kernel_initializer = validation.interpreted(
+            "kernel_initializer", keras.initializers.get, kernel_initializer
+        )
         self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
-        if len(input_shape) != 5 or input_shape[-1] is None:
-            raise ValueError(
-                "`inputs` must have the shape (batch, frames, height, width, "
-                f"channels), its channels known. Received: shape={tuple(input_shape)}"
-            )
+        axes = "(batch, frames, height, width, channels)"
+        channels = validation.features("inputs", input_shape, 5, axes, 5)
         self._check_grid(input_shape[1:4])
+        validation.elements(
+            tubelet_size=self.tubelet_size, channels=channels, embed_dim=self.embed_dim
+        )
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(*self.tubelet_size, input_shape[-1], self.embed_dim),
+            shape=(*self.tubelet_size, channels, self.embed_dim),
             initializer=self.kernel_initializer,
         )
         self.bias = self.add_weight(
             name="bias", shape=(self.embed_dim,), initializer="zeros"
         )
-        self.input_spec = keras.InputSpec(ndim=5, axes={-1: input_shape[-1]})
+        self.input_spec = keras.InputSpec(ndim=5, axes={-1: channels})
 
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         inputs = ops.cast(inputs, self.compute_dtype)
@@ -225,7 +229,7 @@ def _per_voxel(mask: Tensor, video: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class ClassToken(keras.layers.Layer):
+class ClassToken(Layer):
     """Flattens the grid, time-major, and puts a learned class token in front.
 
     The layer owns the token and the token's row of the position table, so that

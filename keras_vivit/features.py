@@ -1,12 +1,12 @@
 """Tokens between the blocks of a backbone, as grids."""
 
-from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_vivit import validation
 from keras_vivit.blocks import VARIANTS
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
@@ -23,7 +23,7 @@ def choose_blocks(backbone: keras.Model, layers: Any) -> list[Any]:
     if layers is None:
         return blocks
     names = {block.name: block for block in blocks}
-    if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
+    if not isinstance(layers, list | tuple) or not layers:
         raise ValueError(
             f"`layers` must be None or a list of blocks. Received: layers={layers!r}"
         )
@@ -44,6 +44,7 @@ def choose_blocks(backbone: keras.Model, layers: Any) -> list[Any]:
 
 def grids_after(backbone: keras.Model, blocks: list[Any], videos: Any) -> list[Tensor]:
     """Returns the blocks' outputs for videos, see `ViViTBackbone.features`."""
+    validation.tensors("videos", videos)
     layers = [backbone.get_layer("tubelet_embedding"), *blocks]
     model = keras.Model(backbone.input, [layer.output for layer in layers])
     grid, *outputs = model(videos)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_vivit import policies, validation
+from keras_vivit.layer import Layer
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
 MODES = ("mean", "token", "first")
@@ -30,7 +31,7 @@ def mean_of_tokens(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class TokenPooling(keras.layers.Layer):
+class TokenPooling(Layer):
     """Makes one vector of all tokens: their mean, the class token, or the first one.
 
     Unlike Keras' own pooling layers it honours masks: the mean is the sum of

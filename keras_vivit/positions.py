@@ -9,13 +9,14 @@ import numpy as np
 from keras import ops
 
 from keras_vivit import validation
+from keras_vivit.layer import Layer
 from keras_vivit.types import Config, DType, Regularizer, Shape, Tensor
 
 KINDS = ("learned", "factorized", "sincos", "sequence")
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class PositionalEncoder(keras.layers.Layer):
+class PositionalEncoder(Layer):
     """Adds a vector for its place on the grid to each token.
 
     Weights saved for another grid are resampled when they are loaded, see
@@ -83,6 +84,7 @@ class PositionalEncoder(keras.layers.Layer):
                 f"`kind={self.kind!r}` needs a grid of known size. "
                 f"Received: shape={tuple(input_shape)}"
             )
+        validation.elements(grid=grid, embed_dim=dim)
         if self.kind == "learned":
             self.table = self._add_table("table", (*grid, dim))
         elif self.kind == "sequence":
@@ -190,9 +192,15 @@ def resize_position_table(table: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     >>> keras_vivit.resize_position_table(np.zeros((4, 7, 7, 64)), (8, 14, 14)).shape
     (8, 14, 14, 64)
     """
-    table = np.asarray(table)
+    table = validation.array("table", table)
+    if table.ndim < 2 or 0 in table.shape:
+        raise ValueError(
+            "`table` must have the shape (*grid, embed_dim), none of it empty. "
+            f"Received: shape={table.shape}"
+        )
     axes = [f"axis {i}" for i in range(table.ndim - 1)]
-    grid = validation.positive_ints("grid", tuple(grid), axes)
+    grid = validation.positive_ints("grid", grid, axes)
+    validation.elements(grid=grid, embed_dim=table.shape[-1])
     resized = table
     for axis, (old, new) in enumerate(zip(table.shape, grid, strict=False)):
         if old != new:

@@ -109,7 +109,7 @@ def find(name: Any, load_weights: bool = True) -> dict[str, Any] | None:
 
     `None` if there are: those of the preset, or those of another source than a preset.
     """
-    preset = PRESETS.get(name)
+    preset = PRESETS.get(name) if isinstance(name, str) else None
     if preset is None or (load_weights and "weights" in preset):
         return None
     return dict(preset["config"])

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from keras_vivit import checkpoints, freezing, policies, presets, validation
-from keras_vivit.augmentation.intensity import check_value_range
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import VARIANTS
 from keras_vivit.features import blocks_of
@@ -145,7 +144,7 @@ class ViViTMaskedAutoencoder(keras.Model):
         decoder_num_layers = validation.positive_int(
             "decoder_num_layers", decoder_num_layers
         )
-        value_range = check_value_range(value_range)
+        value_range = validation.value_range("value_range", value_range)
         dtype = keras.dtype_policies.get(dtype)
 
         # === Layers ===

@@ -85,7 +85,7 @@ WRONG_MODEL = (
     ({"num_layers": 0}, None, "`num_layers` must be a positive integer.*=0"),
     ({"num_temporal_layers": 0}, None, "`num_temporal_layers` must be a positive"),
     ({"drop_path_rate": 1}, None, r"`drop_path_rate` must lie in \[0, 1\).*=1"),
-    ({"position_kind": "rotary"}, None, "`kind` must be one of.*'rotary'"),
+    ({"position_kind": "rotary"}, None, "`position_kind` must be one of.*'rotary'"),
     ({"rescaling": 255}, None, r"`rescaling` must be None or \(scale, offset\).*255"),
 )
 

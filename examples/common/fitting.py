@@ -6,10 +6,16 @@ from common import processes
 from common.command_line import InputError
 from common.progress import ProgressLine
 from common.resuming import Checkpoint, RepeatableEpochs, ResumableEarlyStopping
-from common.run_folder import read_history
+from common.run_folder import alone, read_history
 
 
-def fit(
+def fit(model, batches, validation, folder, epochs, **options):
+    """Trains in a folder of which no other process has hold, see `_fit`."""
+    with alone(folder):
+        return _fit(model, batches, validation, folder, epochs, **options)
+
+
+def _fit(
     model,
     batches,
     validation,

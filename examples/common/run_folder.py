@@ -1,7 +1,9 @@
 """A run's folder: what the run was started with, and whether it can go on."""
 
+import contextlib
 import csv
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -38,13 +40,49 @@ def start(folder, record):
             f"`--out` must be a folder that can be written to. Received: {folder} "
             f"({error.strerror})."
         ) from error
-    (folder / "run.json").write_text(json.dumps(record, indent=2))
+    try:
+        with (folder / "run.json").open("x") as file:
+            json.dump(record, file, indent=2)
+    except FileExistsError:  # Another run has started meanwhile.
+        check_new(folder)
 
 
 def note(folder, **facts):
     """Adds facts to a run's record."""
     text = json.dumps({**record_of(folder), **facts}, indent=2)
-    (folder / "run.json").write_text(text)
+    replace(folder / "run.json", text)
+
+
+def replace(path, content):
+    """Writes a file, text or bytes, in one step: it is the old one or the new one."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Keeps other processes from training in a folder; a killed one does no longer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = None
+    # Neither Windows nor all file systems have such locks.
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise InputError(
+                f"The run folder must belong to one process. Received: {folder}, where "
+                "another one trains."
+            ) from error
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def check_unchanged(folder, configuration):

@@ -5,14 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vivit import backends, fast
+from keras_vivit import backends, fast, validation
+from keras_vivit.layer import Layer
 from keras_vivit.types import Config, DType, Regularizer, Tensor
 
 Data = dict[str, Any]
 KEYS = ("videos", "labels", "frame_mask", "segmentation_masks")
 
 
-class Augmentation(keras.layers.Layer):
+class Augmentation(Layer):
     """Takes videos and what belongs to them; subclasses change them in `augment`.
 
     Pixels, coordinates and soft labels are float32 whatever the dtype policy: half
@@ -40,8 +41,8 @@ class Augmentation(keras.layers.Layer):
             activity_regularizer=activity_regularizer,
             autocast=False,
         )
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = validation.seed(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def build(self, input_shape: Any) -> None:
         self.check_shapes(_as_dictionary(input_shape))

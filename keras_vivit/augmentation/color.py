@@ -6,7 +6,6 @@ from keras import ops
 from keras_vivit import validation
 from keras_vivit.augmentation import pixels
 from keras_vivit.augmentation.base import Augmentation, Data, per_sample
-from keras_vivit.augmentation.intensity import check_value_range
 from keras_vivit.types import Config, DType, Regularizer
 
 
@@ -59,7 +58,7 @@ class RandomColorJitter(Augmentation):
         self.contrast = validation.rate("contrast", contrast)
         self.saturation = validation.rate("saturation", saturation)
         self.hue = validation.between("hue", hue, 0, 0.5)
-        self.value_range = check_value_range(value_range)
+        self.value_range = validation.value_range("value_range", value_range)
 
     def check_shapes(self, shapes: Data) -> None:
         super().check_shapes(shapes)

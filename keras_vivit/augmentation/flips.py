@@ -1,6 +1,7 @@
 """Mirror images, and the labels that have sides."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -130,13 +131,16 @@ class RandomFlip(Augmentation):
 def _permutation(name: str, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    numbers = np.asarray(value)
-    ordered = np.sort(numbers.ravel())
-    if numbers.ndim != 1 or not len(ordered) or any(ordered != range(len(ordered))):
+    numbers = list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    if not numbers or any(not isinstance(x, Integral) for x in numbers):
         raise ValueError(
-            f"`{name}` must hold each label once. Received: {name}={value}"
+            f"`{name}` must be a list of labels. {validation.received(name, value)}"
         )
-    return tuple(map(int, value))
+    if sorted(numbers) != [*range(len(numbers))]:
+        raise ValueError(
+            f"`{name}` must hold each label once. {validation.received(name, value)}"
+        )
+    return tuple(map(int, numbers))
 
 
 def _holds_numbers(name: str, x: Tensor) -> bool:

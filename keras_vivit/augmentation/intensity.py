@@ -1,7 +1,6 @@
 """Changes of values, and their loss."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -10,14 +9,6 @@ from keras_vivit import validation
 from keras_vivit.augmentation.base import Augmentation, Data, per_sample
 from keras_vivit.embeddings import AXES
 from keras_vivit.types import Config, DType, Regularizer
-
-
-def check_value_range(value: Any) -> tuple[float, float]:
-    if len(value) != 2 or not value[0] < value[1]:
-        raise ValueError(
-            f"`value_range` must be (lowest, highest). Received: value_range={value}"
-        )
-    return tuple(value)
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -62,7 +53,7 @@ class RandomIntensity(Augmentation):
         self.offset = validation.between("offset", offset, 0, 1)
         self.gamma = validation.between("gamma", gamma, 0, 10)
         self.noise = validation.between("noise", noise, 0, 1)
-        self.value_range = check_value_range(value_range)
+        self.value_range = validation.value_range("value_range", value_range)
 
     def augment(self, data: Data) -> Data:
         low, high = self.value_range
@@ -130,7 +121,7 @@ class RandomErasing(Augmentation):
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.tubelet_size = validation.positive_ints("tubelet_size", tubelet_size, AXES)
         self.rate = validation.rate("rate", rate)
-        self.value = float(value)
+        self.value = validation.finite("value", value)
 
     def augment(self, data: Data) -> Data:
         videos = data["videos"]

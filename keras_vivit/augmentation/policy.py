@@ -10,7 +10,6 @@ from keras import ops
 from keras_vivit import validation
 from keras_vivit.augmentation import pixels
 from keras_vivit.augmentation.base import Augmentation, Data, per_sample
-from keras_vivit.augmentation.intensity import check_value_range
 from keras_vivit.augmentation.lookup import take
 from keras_vivit.types import Config, DType, Regularizer, Tensor
 
@@ -73,13 +72,13 @@ class RandAugment(Augmentation):
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.num_ops = validation.positive_int("num_ops", num_ops)
         self.magnitude = validation.between("magnitude", magnitude, 0, 1)
-        self.operations = tuple(operations)
-        if not self.operations or set(self.operations) - set(OPERATIONS):
+        self.operations = tuple(validation.strings("operations", operations))
+        if set(self.operations) - set(OPERATIONS):
             raise ValueError(
                 f"`operations` must be some of {', '.join(map(repr, OPERATIONS))}. "
                 f"Received: operations={operations!r}"
             )
-        self.value_range = check_value_range(value_range)
+        self.value_range = validation.value_range("value_range", value_range)
 
     def augment(self, data: Data) -> Data:
         low, high = self.value_range

@@ -41,6 +41,7 @@ from keras_vivit.checkpoints.preset_folder import save as save_to_preset
 from keras_vivit.checkpoints.sources import path_of, read
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, Tensors
 from keras_vivit.checkpoints.transformers import save_to_transformers
+from keras_vivit.embeddings import AXES
 from keras_vivit.positions import sequence_table
 from keras_vivit.types import Shape
 
@@ -71,7 +72,11 @@ def load(
     arguments of one.
     """
     saved = None
-    if source not in presets.PRESETS and not isinstance(source, keras.Model):
+    if source_video_shape is not None:
+        source_video_shape = validation.positive_ints(
+            "source_video_shape", source_video_shape, (*AXES, "channels")
+        )
+    if not isinstance(source, keras.Model) and str(source) not in presets.PRESETS:
         source = path_of(source)
         saved = source if preset_folder.is_one(source) else None
     if saved and not overrides and source_video_shape is None:
@@ -252,7 +257,8 @@ def _fit_channels(tensors: Tensors, arguments: Arguments) -> tuple[Tensors, Argu
     if channels != 1 or kernel.shape[-2] == 1 or bias is None:
         return tensors, arguments
     if rescaling is not None:
-        if {np.size(x) for x in rescaling} - {1, kernel.shape[-2]}:
+        pair = rescaling if isinstance(rescaling, list | tuple) else ()
+        if {np.size(x) for x in pair} - {1, kernel.shape[-2]} or len(pair) != 2:
             return tensors, arguments  # The constructor refuses them.
         first = tuple(np.ravel(x)[0].item() for x in rescaling)
         arguments = {**arguments, "rescaling": first}

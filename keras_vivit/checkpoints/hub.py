@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+from keras_vivit import validation
 from keras_vivit.checkpoints import pixels, preset_folder
 from keras_vivit.extras import optional_package
 
@@ -74,13 +76,16 @@ def upload_preset(
     keras_vivit.upload_preset("hf://me/my_model", "my_model")
     ```
     """
-    name, in_uri = _parse(uri)
+    name, in_uri = _parse(uri, "uri")
+    private = validation.boolean("private", private)
+    if revision is not None:
+        validation.strings("revision", [revision])
     if "@" in uri:
         raise ValueError(
             "`uri` must be 'hf://owner/name'; `revision` names a branch. "
             f"Received: uri={uri!r}"
         )
-    folder = Path(directory).expanduser()
+    folder = validation.path("directory", directory).expanduser()
     missing = [file for file in preset_folder.FILES if not (folder / file).is_file()]
     if missing or not preset_folder.is_one(folder):
         raise ValueError(
@@ -101,12 +106,12 @@ def upload_preset(
     )
 
 
-def _parse(source: str) -> tuple[str, str]:
+def _parse(source: Any, argument: str = "source") -> tuple[str, str]:
     """Returns the name and the revision of an address."""
-    match = re.fullmatch(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?", source)
+    match = re.fullmatch(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?", str(source))
     if match is None:
         raise ValueError(
-            "`source` must be 'hf://owner/name' or 'hf://owner/name@revision'. "
-            f"Received: source={source!r}"
+            f"`{argument}` must be 'hf://owner/name' or 'hf://owner/name@revision'. "
+            f"{validation.received(argument, source)}"
         )
     return match[1], match[2] or "main"

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_vivit import freezing
+from keras_vivit import freezing, validation
 from keras_vivit.checkpoints import names
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensor, read_json
 
@@ -54,7 +54,7 @@ def load(folder: Path) -> keras.Model:
         ) from error
     try:
         model.load_weights(folder / WEIGHTS)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{folder / WEIGHTS} must be a whole file of the model's weights ({error})."
         ) from error
@@ -151,7 +151,7 @@ def save(
     model: keras.Model, directory: str | Path, sampling: dict[str, Any] | None
 ) -> None:
     """See `ViViTClassifier.save_to_preset`."""
-    target = Path(directory).expanduser()
+    target = validation.path("directory", directory).expanduser()
     if target.exists() and not (
         target.is_dir() and (is_one(target) or not any(target.iterdir()))
     ):

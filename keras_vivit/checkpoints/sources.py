@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_vivit import presets
+from keras_vivit import presets, validation
 from keras_vivit.checkpoints import (
     hub,
     keras_hub,
@@ -52,8 +52,7 @@ def read(source: Any, given: dict[str, Any] | None = None) -> Checkpoint:
     given = given or {}
     if isinstance(source, keras.Model):
         return keras_hub.read(source)
-    if source in presets.PRESETS:
-        preset = presets.PRESETS[source]
+    if preset := presets.PRESETS.get(str(source)):
         return Checkpoint(open_npz(preset["weights"]), preset["config"])
     path = path_of(source)
     if path.is_dir():
@@ -72,7 +71,7 @@ def path_of(source: Any) -> Path:
     """Returns where a source is, after it has been downloaded from the Hub."""
     if str(source).startswith("hf://"):
         return hub.download(str(source))
-    return Path(source).expanduser()
+    return validation.path("source", source).expanduser()
 
 
 def _read_folder(folder: Path, given: dict[str, Any]) -> Checkpoint:

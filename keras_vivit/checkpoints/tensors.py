@@ -167,7 +167,7 @@ def open_pytorch(path: Path) -> Tensors:
             for name, tensor in state.items()
         }
     except Exception as error:  # Damaged and hostile files raise many kinds.
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} must be a PyTorch file of tensors alone, as "
             f"`torch.save(model.state_dict(), ...)` writes it, or with them under one "

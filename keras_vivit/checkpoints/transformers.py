@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_vivit import validation
 from keras_vivit.checkpoints import (
     image_models,
     names,
@@ -204,6 +205,11 @@ def save_to_transformers(model: keras.Model, directory: str | Path) -> None:
     Raises:
         ValueError: If `transformers` has no such model.
     """
+    if not hasattr(model, "num_classes"):
+        raise ValueError(
+            f"`model` must be a ViViTClassifier. {validation.received('model', model)}"
+        )
+    folder = validation.path("directory", directory)
     config = model.get_config()
     layer = model.backbone.get_layer("tubelet_embedding")
     kind = "videomae" if config["position_kind"] == "sequence" else "vivit"
@@ -246,7 +252,7 @@ def save_to_transformers(model: keras.Model, directory: str | Path) -> None:
             config["rescaling"], config["video_shape"], processor
         ),
     }
-    _write(Path(directory), state, files)
+    _write(folder, state, files)
 
 
 _ENDS: dict[str, list[dict[str, Any]]] = {

@@ -22,8 +22,9 @@ def central_frame(kernel: np.ndarray, frames: int) -> np.ndarray:
     Reference:
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 9
     """
-    validation.positive_int("frames", frames)
-    kernel = np.asarray(kernel)
+    frames = validation.positive_int("frames", frames)
+    kernel = validation.array("kernel", kernel)
+    validation.elements(frames=frames, kernel=kernel.shape)
     tubelet = np.zeros((frames, *kernel.shape), kernel.dtype)
     tubelet[frames // 2] = kernel
     return tubelet
@@ -42,7 +43,7 @@ def inflate(kernel: np.ndarray, frames: int) -> np.ndarray:
     Reference:
         [ViViT, Arnab et al., 2021](https://arxiv.org/abs/2103.15691), equation 8
     """
-    return resample(np.asarray(kernel)[None], frames)
+    return resample(validation.array("kernel", kernel)[None], frames)
 
 
 def sum_channels(
@@ -87,8 +88,14 @@ def resample(kernel: np.ndarray, frames: int) -> np.ndarray:
     Returns:
         Array `(frames, height, width, channels, embed_dim)`.
     """
-    validation.positive_int("frames", frames)
-    kernel = np.asarray(kernel)
+    frames = validation.positive_int("frames", frames)
+    kernel = validation.array("kernel", kernel)
+    if not kernel.ndim or not len(kernel):
+        raise ValueError(
+            "`kernel` must have the shape (frames, height, width, channels, "
+            f"embed_dim), none of it empty. Received: shape={kernel.shape}"
+        )
+    validation.elements(frames=frames, kernel=kernel.shape)
     new = np.linspace(0, len(kernel), frames + 1)[:, None]
     old = np.arange(len(kernel) + 1)
     overlap = np.minimum(new[1:], old[1:]) - np.maximum(new[:-1], old[:-1])

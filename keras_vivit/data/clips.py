@@ -114,7 +114,8 @@ def check_size(facts: Facts, layout: Layout) -> list[int]:
     spaces = [size[axis] - layout.shape[1 + axis] for axis in (0, 1)]
     if min(spaces) < 0:
         raise ValueError(
-            f"Frames must hold {layout.shape[1:3]} after resizing. Received: "
+            f"Frames must hold {layout.shape[1:3]} after resizing (`size` or "
+            "`resize`). Received: "
             f"{facts.path}, resized to {size} by {layout.resize!r}"
         )
     return spaces

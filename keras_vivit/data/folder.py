@@ -19,6 +19,7 @@ from keras_vivit.extras import optional_package
 from keras_vivit.types import Shape
 
 AXES = ("frames", "height", "width", "channels")
+MOST_WORKERS = 1024
 
 
 class VideoFolder(keras.utils.PyDataset):
@@ -130,12 +131,16 @@ class VideoFolder(keras.utils.PyDataset):
         validation.choice("split", split, (*listing.SPLITS, None))
         validation.choice("label_mode", label_mode, labels.MODES)
         validation.choice("on_error", on_error, ("raise", "skip"))
-        self.training = split == "train" if training is None else bool(training)
+        self.training = split == "train"
+        if training is not None:
+            self.training = validation.boolean("training", training)
         self.layout = clips.Layout(
             validation.positive_ints("video_shape", video_shape, AXES),
             validation.positive_int("stride", stride),
             validation.choice("rule", rule, RULES),
-            target_fps and validation.positive_number("target_fps", target_fps),
+            target_fps
+            if target_fps is None
+            else validation.positive_number("target_fps", target_fps),
             _check_resize(resize),
             self.training,
             volume.check_window(window),
@@ -144,16 +149,19 @@ class VideoFolder(keras.utils.PyDataset):
         self.batch_size = validation.positive_int("batch_size", batch_size)
         self.share = _check_share(share, self.batch_size)
         self.seed = validation.natural("seed", seed)
-        self.balanced = balanced
+        self.balanced = balanced = validation.boolean("balanced", balanced)
         self.cache = clips.Cache(validation.natural("cache_bytes", cache_bytes))
-        threads = validation.positive_int("workers", workers or _processors())
+        workers = _processors() if workers is None else workers
+        threads = validation.positive_int("workers", workers, MOST_WORKERS)
+        prefetch = validation.positive_int("prefetch", prefetch)
         held_out = validation.rate("validation_split", validation_split)
 
         # === Files ===
         single: Any = label if isinstance(label, str) else None
-        columns = (single,) if single else tuple(label)
+        columns = (single,) if single else tuple(validation.strings("label", label))
         columns = () if label_mode is None else columns
-        items = listing.list_items(folder, columns)
+        _check_classes(classes)
+        items = listing.list_items(validation.path("folder", folder), columns)
         items = labels.keep_classes(items, columns, classes, label_mode)
         one_class = single is not None and label_mode in ("int", "categorical")
         chosen = listing.select(items, split, held_out, seed, one_class)
@@ -191,7 +199,7 @@ class VideoFolder(keras.utils.PyDataset):
             self._tasks,
             self._following,
             threads,
-            validation.positive_int("prefetch", prefetch),
+            prefetch,
         )
 
     # === Keras' interface ===
@@ -333,10 +341,17 @@ def _processors() -> int | None:
     return os.cpu_count()
 
 
+def _check_classes(classes: Any) -> None:
+    if classes is not None:
+        columns = classes if isinstance(classes, dict) else {"": classes}
+        for names in columns.values() or [()]:
+            validation.strings("classes", names)
+
+
 def _check_resize(resize: str | int) -> str | int:
-    if resize in ("crop", "stretch"):
-        return resize
     if isinstance(resize, str):
+        if resize in ("crop", "stretch"):
+            return resize
         raise ValueError(
             "`resize` must be 'crop', 'stretch' or an integer. "
             f"Received: resize={resize!r}"

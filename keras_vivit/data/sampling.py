@@ -81,11 +81,16 @@ def sample_clips(
         ("stride", stride),
         ("num_clips", num_clips),
     ):
-        validation.positive_int(name, value)
+        validation.positive_int(name, value, validation.MOST_FRAMES)
+    validation.elements(
+        validation.MOST_FRAMES, num_clips=num_clips, num_frames=num_frames
+    )
+    training = validation.boolean("training", training)
     for name, rate in (("fps", fps), ("target_fps", target_fps)):
         validation.positive_number(name, rate)
     validation.choice("rule", rule, RULES)
-    rng = np.random.default_rng(seed) if training else None
+    generator = validation.generator(seed)
+    rng = generator if training else None
     if rule == "slowfast":
         span = stride * num_frames / target_fps * fps
         return _slowfast(length, num_frames, num_clips, span, rng).astype("int64")
@@ -275,22 +280,23 @@ def three_crops(
     (3, 8, 224, 224, 3)
     """
     validation.choice("rule", rule, RULES)
-    size = (size, size) if not isinstance(size, list | tuple) else size
-    size = validation.positive_ints("size", size, ("height", "width"))
+    sides = (size, size) if not isinstance(size, list | tuple) else size
+    sides = validation.positive_ints("size", sides, ("height", "width"))
+    validation.tensors("video", video)
     if np.ndim(video) != 4:
         raise ValueError(
             "`video` must have the shape (frames, height, width, channels). "
             f"Received: shape={np.shape(video)}"
         )
     shape = video.shape[1:3]
-    if size[0] > shape[0] or size[1] > shape[1]:
+    if sides[0] > shape[0] or sides[1] > shape[1]:
         raise ValueError(
             f"`size` must not exceed the video, {shape[0]} x {shape[1]}. "
             f"Received: size={size}"
         )
     crops = [
-        video[:, top : top + size[0], left : left + size[1]]
-        for top, left in _corners(shape, size, rule)
+        video[:, top : top + sides[0], left : left + sides[1]]
+        for top, left in _corners(shape, sides, rule)
     ]
     return np.stack(crops)
 

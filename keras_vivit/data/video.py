@@ -48,6 +48,7 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
         ImportError: If PyAV is not installed.
     """
     optional_package("av", EXTRA)
+    path = validation.path("path", path)
     frames = decoding.decode(path)
     stream, frame = next(frames)
     images = len(decoding.files_of(path)) if Path(path).is_dir() else None
@@ -96,6 +97,7 @@ def read_video(
     (300, 256, 340, 3)
     """
     optional_package("av", EXTRA)
+    path = validation.path("path", path)
     return read_frames(path, check_indices(indices), check_size(size), check_crop(crop))
 
 

@@ -3,7 +3,6 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -56,7 +55,7 @@ def predict_views(
     >>> keras_vivit.data.predict_views(model, "dance.mp4").argmax()  # doctest: +SKIP
     14
     """
-    validation.positive_int("num_clips", num_clips)
+    validation.positive_int("num_clips", num_clips, validation.MOST_FRAMES)
     validation.choice("num_crops", num_crops, (1, 3))
     validation.choice("average", average, ("logits", "probabilities"))
     layout = layout_of(model, stride, rule, size)
@@ -77,8 +76,9 @@ def read_views(
 
     `survey` is how a file is decoded for the first time, see `decoding.survey`.
     """
-    if not hasattr(source, "shape") and listing.is_volume(Path(source)):
-        return clips.read_scan(Path(source), layout, clips.Cache(0))[None]
+    path = None if hasattr(source, "shape") else validation.path("source", source)
+    if path is not None and listing.is_volume(path):
+        return clips.read_scan(path, layout, clips.Cache(0))[None]
     facts = _facts_of(source, survey)
     indices = clips.sample_frames(facts, layout, num_clips=num_clips)
     needed, places = np.unique(indices, return_inverse=True)
@@ -205,11 +205,13 @@ def layout_of(
     rule: str | None = None,
     size: int | None = None,
 ) -> clips.Layout:
-    shape = keras.tree.flatten(model.inputs)[0].shape[1:]
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    shape = inputs[0].shape[1:] if isinstance(model, keras.Model) and inputs else ()
     if len(shape) != 4 or None in shape:
         raise ValueError(
-            "`model` must take videos of one shape (frames, height, width, channels). "
-            f"Received: shape={tuple(shape)}"
+            "`model` must be a Keras model that takes videos of one shape (frames, "
+            f"height, width, channels). {validation.received('model', model)}, "
+            f"shape={tuple(shape)}"
         )
     sampling = getattr(model, "sampling", None) or {}
     stride = sampling.get("stride", 1) if stride is None else stride
@@ -220,7 +222,9 @@ def layout_of(
         stride=validation.positive_int("stride", stride),
         rule=validation.choice("rule", rule, RULES),
         target_fps=sampling.get("fps"),
-        resize=size if size == "crop" else validation.positive_int("size", size),
+        resize=size
+        if isinstance(size, str) and size == "crop"
+        else validation.positive_int("size", size),
         training=False,
         window=sampling.get("window"),
         orientation=sampling.get("orientation", "RAS"),
@@ -231,6 +235,7 @@ def _facts_of(
     source: Any, survey: Callable[[Any], dict[str, Any]] = decoding.survey
 ) -> clips.Facts:
     if hasattr(source, "shape"):
+        validation.tensors("source", source)
         if len(source.shape) != 4 or not len(source):
             raise ValueError(
                 "`source` must be a path or an array (frames, height, width, channels)."
@@ -238,7 +243,7 @@ def _facts_of(
             )
         return clips.Facts("source", len(source), None, tuple(source.shape[1:3]))
     optional_package("av", video.EXTRA)
-    facts = survey(source)
+    facts = survey(validation.path("source", source))
     return clips.Facts(source, facts["frames"], facts["rate"], tuple(facts["size"]))
 
 
@@ -270,6 +275,11 @@ def activation_of(model: keras.Model) -> str | None:
 
 def _logits(outputs: np.ndarray, kind: str | None) -> np.ndarray:
     outputs = outputs.astype("float32")
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "`source` must have finite pixels, and `model` finite outputs for them. "
+            f"Received: outputs={outputs}"
+        )
     if kind is None:  # Told by the values.
         sums = np.abs(outputs.sum(axis=-1) - 1)
         kind = "softmax" if outputs.min() >= 0 and sums.max() < 1e-3 else "linear"

@@ -110,7 +110,7 @@ def read_volume(
 
 
 def _open(path: str | os.PathLike[str], series: str | None) -> volume_formats.Stored:
-    path = Path(path)
+    path = validation.path("path", path)
     if path.is_dir():
         return dicom.open_series(path, series)
     if not path.is_file():
@@ -211,8 +211,8 @@ def check_window(window: Any) -> tuple[float, float] | None:
         raise ValueError(
             f"`window` must be a pair (low, high). Received: window={window!r}"
         )
-    low, high = map(float, window)
-    if not -np.inf < low < high < np.inf:
+    low, high = (validation.finite("window", x) for x in window)
+    if not low < high:
         raise ValueError(
             f"`window` must be a pair with low < high. Received: window={window!r}"
         )

@@ -45,7 +45,10 @@ def overlay(
     >>> keras_vivit.visualization.overlay(videos, maps).shape
     (2, 8, 64, 64, 3)
     """
-    videos, maps = np.asarray(videos), np.asarray(maps, "float32")
+    videos = validation.array("videos", videos)
+    maps = validation.array("maps", maps).astype("float32")
+    if not np.isfinite(videos).all():
+        raise ValueError("`videos` must be finite. Received: NaN or infinite values")
     if videos.ndim != 5 or videos.shape[-1] not in (1, 3):
         raise ValueError(
             "`videos` must have the shape (batch, frames, height, width, channels), "
@@ -63,6 +66,8 @@ def overlay(
         value_range = (0, 255)
     elif value_range is None:
         value_range = (videos.min(), videos.max())
+    else:
+        value_range = validation.value_range("value_range", value_range)
     low, high = map(float, value_range)
     pixels = (videos.astype("float32") - low) / max(high - low, 1e-12) * 255
     pixels = np.broadcast_to(np.clip(pixels, 0, 255), (*videos.shape[:-1], 3))
@@ -98,7 +103,8 @@ def save_gif(
     Example:
     >>> keras_vivit.visualization.save_gif("map.gif", frames)  # doctest: +SKIP
     """
-    frames = np.asarray(frames)
+    path = validation.path("path", path)
+    frames = validation.array("frames", frames)
     if (
         frames.ndim not in (4, 5)
         or not frames.size
@@ -111,6 +117,7 @@ def save_gif(
         )
     fps = validation.positive_number("fps", fps)
     scale = validation.positive_int("scale", scale)
+    validation.elements(scale=(scale, scale), frames=frames.shape)
     image = optional_package("PIL.Image", "pillow")
     if frames.ndim == 5:
         frames = np.concatenate(frames, axis=2)

@@ -140,6 +140,7 @@ def _head_and_classes(
         )
     if class_index is None:
         return layer, None
+    validation.tensors("videos", videos)
     number = len(keras.tree.flatten(videos)[0])
     indices = np.asarray(class_index)
     if (

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_vivit import validation
 from keras_vivit.types import Shape, Tensor
 from keras_vivit.visualization import maps, passes
 
@@ -37,6 +38,7 @@ def with_outputs(model: keras.Model, layer_names: Sequence[str]) -> keras.Model:
     (1, 2, 2, 2, 16)
     """
     backbone = passes.backbone_of(model)
+    layer_names = validation.strings("layer_names", layer_names)
     layers = {layer.name: layer for layer in backbone.layers}
     for name in layer_names:
         if name not in layers:

@@ -259,6 +259,7 @@ def in_batches(
     structure of tensors, of which no gradients are taken.
     """
     validation.positive_int("batch_size", batch_size)
+    validation.tensors("videos", videos)
     videos = keras.tree.map_structure(_array, videos)
     number = len(keras.tree.flatten(videos)[0])
     if not number:

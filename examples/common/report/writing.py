@@ -1,5 +1,6 @@
 """Writes the results of a run: its numbers, its predictions, and the page."""
 
+import io
 import json
 
 import numpy as np
@@ -30,7 +31,9 @@ def write(folder, data, about, facts, probabilities, two_views=None, explain=Non
     views = {"probabilities": probabilities}
     if two_views is not None:
         views["two_views"] = two_views
-    np.savez(folder / "predictions.npz", **views, labels=labels)
+    content = io.BytesIO()
+    np.savez(content, **views, labels=labels)
+    run_folder.replace(folder / "predictions.npz", content.getvalue())
     metrics = {
         **facts,
         **measure_views(data, about.noun, **views),
@@ -39,12 +42,12 @@ def write(folder, data, about, facts, probabilities, two_views=None, explain=Non
         "configuration": {k: v for k, v in record.items() if k != "versions"},
     }
     text = json.dumps(metrics, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n")
+    run_folder.replace(folder / "metrics.json", text + "\n")
     shown = gallery.choose(len(labels), record["seed"])
     text = page.build(
         data, about, record, history, metrics, probabilities, shown, explain
     )
-    (folder / "report.html").write_text(text, "utf-8")
+    run_folder.replace(folder / "report.html", text)
     return metrics
 
 

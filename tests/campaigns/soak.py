@@ -1,0 +1,119 @@
+"""Soak: hundreds of trainings, predictions, saves and loads in one process.
+
+`cd tests && python -m campaigns.soak --rounds 200` measures the memory after each
+round, then predicts in eight threads, and with two precisions in turns.
+"""
+
+import argparse
+import concurrent.futures
+import gc
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from helpers import flat, normal, small_classifier
+
+import keras_vivit as kv
+
+VIDEOS = normal(4, 4, 16, 16, 1)
+LABELS = np.arange(4) % 3
+
+
+def resident():
+    """Returns the memory of this process, in bytes."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return 1024 * int(line.split()[1])
+    raise OSError("no VmRSS")
+
+
+def one_round(folder):
+    keras.utils.clear_session(free_memory=False)
+    model = small_classifier(num_layers=1, dropout_rate=0.1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(VIDEOS, LABELS, epochs=1, verbose=0)
+    expected = model.predict(VIDEOS, verbose=0)
+    model.save_to_preset(folder / "preset")
+    again = kv.ViViTClassifier.from_preset(folder / "preset")
+    np.testing.assert_allclose(again.predict(VIDEOS, verbose=0), expected, atol=1e-5)
+    model.save(folder / "model.keras")
+    again = keras.saving.load_model(folder / "model.keras")
+    np.testing.assert_allclose(again.predict(VIDEOS, verbose=0), expected, atol=1e-5)
+
+
+def memory(rounds):
+    """Returns the resident memory after each round, in bytes."""
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        for _ in range(rounds):
+            one_round(pathlib.Path(name))
+            gc.collect()
+            found.append(resident())
+    return found
+
+
+def growth(found):
+    """Returns by which share the last quarter exceeds the second one, by medians."""
+    quarter = max(len(found) // 4, 1)
+    before, after = found[quarter : 2 * quarter], found[-quarter:]
+    return float(np.median(after) / np.median(before) - 1)
+
+
+def threads(number=8, calls=20):
+    """Predicts in threads; returns the largest difference from one thread's results."""
+    model = small_classifier(num_layers=1)
+    videos = [normal(2, 4, 16, 16, 1, seed=seed) for seed in range(number)]
+    expected = [flat(model(x))[0] for x in videos]
+
+    def predict(i):
+        return max(
+            np.abs(flat(model(videos[i]))[0] - expected[i]).max() for _ in range(calls)
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(number) as pool:
+        return float(max(pool.map(predict, range(number))))
+
+
+def precisions(turns=10):
+    """Runs models of two precisions in turns; returns the largest difference."""
+    full = small_classifier(num_layers=1)
+    half = small_classifier(num_layers=1, dtype="mixed_bfloat16")
+    first = [flat(model(VIDEOS))[0] for model in (full, half)]
+    assert half.backbone.compute_dtype == "bfloat16"
+    difference = 0.0
+    for _ in range(turns):
+        for model, expected in zip((full, half), first, strict=True):
+            difference = max(
+                difference, np.abs(flat(model(VIDEOS))[0] - expected).max()
+            )
+    return float(difference)
+
+
+def campaign(rounds):
+    found = memory(rounds)
+    return {
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
+        "rounds": rounds,
+        "megabytes": [round(x / 2**20, 1) for x in found[:: max(rounds // 20, 1)]],
+        "growth": round(growth(found), 4),
+        "threads": threads(),
+        "precisions": precisions(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
+    arguments = parser.parse_args()
+    text = json.dumps(campaign(arguments.rounds), indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
