@@ -33,7 +33,11 @@ def main(arguments=None):
     add("sources", nargs="+", type=Path, metavar="FILE or FOLDER")
     add("--image-vit", metavar="SOURCE", help="for folders of videos")
     add("--classes", nargs="+", metavar="NAME", help="leave out videos of others")
-    add("--picture", type=Path, help="file for neighbours of the last folder")
+    add(
+        "--picture",
+        type=Path,
+        help="file for neighbours by the best features",
+    )
     add("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.image_vit:
@@ -48,8 +52,8 @@ def main(arguments=None):
         features = features_of(model, library[0], queries[0])
         record[source.stem] = measure(features, library[1], queries[1])
         if options.picture:
-            ranks = ranking(*list(features.values())[-1])
-            draw(options.picture, ranks, library, queries)
+            best = max(features, key=record[source.stem].get)
+            draw(options.picture, ranking(*features[best]), library, queries)
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(*table(record), sep="\n")
@@ -118,7 +122,11 @@ def features_of(model, library, queries):
     found = [model.predict(x, batch_size=8, verbose=0) for x in (library, queries)]
     return {
         "pixels": [x.reshape(len(x), -1) for x in (library, queries)],
-        **{name: [vectors[name] for vectors in found] for name in found[0]},
+        # Keras sorts the outputs by name: block 11 before block 2.
+        **{
+            name: [vectors[name] for vectors in found]
+            for name in sorted(found[0], key=lambda name: (len(name), name))
+        },
     }
 
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -155,6 +156,14 @@ def test_variants_have_the_numbers_of_the_library_and_the_benchmark(monkeypatch)
     text = (DOCS / "variants.md").read_text()
     for row in importlib.import_module("variants").rows():
         assert row in text
+
+
+@pytest.mark.parametrize("name", ["retrieval", "retrieval-videos"])
+def test_retrieval_has_the_numbers_of_the_benchmark(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    record = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    lines = (DOCS / "features.md").read_text().splitlines()
+    assert set(importlib.import_module("retrieval").table(record)) <= set(lines)
 
 
 def test_maps_have_the_numbers_of_the_benchmark(monkeypatch):
