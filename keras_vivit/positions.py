@@ -127,7 +127,7 @@ class PositionalEncoder(Layer):
                 f"Received: tables of shape {[table.shape for table in tables]}"
             )
         for table, variable in zip(tables, self.weights, strict=True):
-            variable.assign(resize_position_table(table, variable.shape[:-1]))
+            variable.assign(resize_position_table(table, tuple(variable.shape[:-1])))
 
     def _add_table(self, name: str, shape: Shape) -> keras.Variable:
         initializer = keras.initializers.RandomNormal(stddev=0.02)

@@ -132,11 +132,8 @@ def _permutation(name: str, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
     numbers = list(value) if isinstance(value, list | tuple | np.ndarray) else []
-    if not numbers or any(not isinstance(x, Integral) for x in numbers):
-        raise ValueError(
-            f"`{name}` must be a list of labels. {validation.received(name, value)}"
-        )
-    if sorted(numbers) != [*range(len(numbers))]:
+    labels = all(isinstance(x, Integral) for x in numbers)
+    if not numbers or not labels or sorted(numbers) != [*range(len(numbers))]:
         raise ValueError(
             f"`{name}` must hold each label once. {validation.received(name, value)}"
         )

@@ -72,8 +72,9 @@ class RandAugment(Augmentation):
         super().__init__(seed, name, dtype, trainable, activity_regularizer, autocast)
         self.num_ops = validation.positive_int("num_ops", num_ops)
         self.magnitude = validation.between("magnitude", magnitude, 0, 1)
-        self.operations = tuple(validation.strings("operations", operations))
-        if set(self.operations) - set(OPERATIONS):
+        given = operations if isinstance(operations, list | tuple) else ()
+        self.operations = tuple(given)
+        if not given or any(name not in OPERATIONS for name in given):
             raise ValueError(
                 f"`operations` must be some of {', '.join(map(repr, OPERATIONS))}. "
                 f"Received: operations={operations!r}"

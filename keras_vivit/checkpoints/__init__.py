@@ -121,7 +121,12 @@ def load(
 
 def arguments_for(model_class: type[keras.Model], arguments: Arguments) -> Arguments:
     """Returns the arguments of another model that a class has, too."""
-    known = inspect.signature(model_class).parameters
+    known: set[str] = set()
+    for cls in model_class.mro():
+        parameters = inspect.signature(cls).parameters
+        known.update(parameters)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break  # Otherwise the next class takes what this one passes on.
     return {name: value for name, value in arguments.items() if name in known}
 
 

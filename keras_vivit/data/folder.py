@@ -360,13 +360,18 @@ def _check_resize(resize: str | int) -> str | int:
 
 
 def _check_share(share: tuple[int, int], batch_size: int) -> tuple[int, int]:
-    index, count = share
-    if not 0 <= index < count or batch_size % count:
+    pair = isinstance(share, list | tuple) and len(share) == 2
+    if not (
+        pair
+        and all(isinstance(n, int) for n in share)
+        and 0 <= share[0] < share[1]
+        and batch_size % share[1] == 0
+    ):
         raise ValueError(
             "`share` must be (index, count), with index < count, and count must divide "
-            f"`batch_size`. Received: share={share}, batch_size={batch_size}"
+            f"`batch_size`. Received: share={share!r}, batch_size={batch_size}"
         )
-    return index, count
+    return share[0], share[1]
 
 
 def _report(
