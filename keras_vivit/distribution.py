@@ -62,10 +62,10 @@ def layout_map(
         [Megatron-LM, Shoeybi et al., 2019](https://arxiv.org/abs/1909.08053), section 3
         [ZeRO, Rajbhandari et al., 2019](https://arxiv.org/abs/1910.02054), section 5
     """
-    if "model" not in device_mesh.axis_names[1:]:
+    if "model" not in getattr(device_mesh, "axis_names", ())[1:]:
         raise ValueError(
             '`device_mesh` must have an axis "model" after that of the batch. '
-            f"Received: axis_names={tuple(device_mesh.axis_names)}"
+            f"Received: axis_names={getattr(device_mesh, 'axis_names', None)}"
         )
     layouts = keras.distribution.LayoutMap(device_mesh)
     data = device_mesh.axis_names[0]
