@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -70,16 +70,12 @@ def read_views(
     layout: clips.Layout,
     num_clips: int,
     num_crops: int,
-    survey: Callable[[Any], dict[str, Any]] = decoding.survey,
 ) -> np.ndarray:
-    """Returns the views of a video, `(num_clips * num_crops, ...)`, or a volume's one.
-
-    `survey` is how a file is decoded for the first time, see `decoding.survey`.
-    """
+    """Returns a video's views, `(num_clips * num_crops, ...)`, or a volume's one."""
     path = None if hasattr(source, "shape") else validation.path("source", source)
     if path is not None and listing.is_volume(path):
         return clips.read_scan(path, layout, clips.Cache(0))[None]
-    facts = _facts_of(source, survey)
+    facts = _facts_of(source)
     indices = clips.sample_frames(facts, layout, num_clips=num_clips)
     needed, places = np.unique(indices, return_inverse=True)
     size, spaces = clips.resized(facts, layout), clips.check_size(facts, layout)
@@ -231,9 +227,7 @@ def layout_of(
     )
 
 
-def _facts_of(
-    source: Any, survey: Callable[[Any], dict[str, Any]] = decoding.survey
-) -> clips.Facts:
+def _facts_of(source: Any) -> clips.Facts:
     if hasattr(source, "shape"):
         validation.tensors("source", source)
         if len(source.shape) != 4 or not len(source):
@@ -243,7 +237,7 @@ def _facts_of(
             )
         return clips.Facts("source", len(source), None, tuple(source.shape[1:3]))
     optional_package("av", video.EXTRA)
-    facts = survey(validation.path("source", source))
+    facts = decoding.survey(validation.path("source", source))
     return clips.Facts(source, facts["frames"], facts["rate"], tuple(facts["size"]))
 
 
