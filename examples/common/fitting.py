@@ -1,5 +1,7 @@
 """Training that can be killed and resumed, and that stops early."""
 
+import contextlib
+
 import keras
 
 from common import processes
@@ -11,7 +13,7 @@ from common.run_folder import alone, read_history
 
 def fit(model, batches, validation, folder, epochs, **options):
     """Trains in a folder of which no other process has hold, see `_fit`."""
-    with alone(folder):
+    with alone(folder) if processes.index() == 0 else contextlib.nullcontext():
         return _fit(model, batches, validation, folder, epochs, **options)
 
 
