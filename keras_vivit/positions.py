@@ -127,7 +127,7 @@ class PositionalEncoder(Layer):
                 f"Received: tables of shape {[table.shape for table in tables]}"
             )
         for table, variable in zip(tables, self.weights, strict=True):
-            variable.assign(resize_position_table(table, tuple(variable.shape[:-1])))
+            variable.assign(resize_position_table(table, variable.shape[:-1]))
 
     def _add_table(self, name: str, shape: Shape) -> keras.Variable:
         initializer = keras.initializers.RandomNormal(stddev=0.02)
@@ -199,6 +199,8 @@ def resize_position_table(table: np.ndarray, grid: Sequence[int]) -> np.ndarray:
             f"Received: shape={table.shape}"
         )
     axes = [f"axis {i}" for i in range(table.ndim - 1)]
+    if hasattr(grid, "as_list"):  # the shape of a variable of TensorFlow
+        grid = grid.as_list()
     grid = validation.positive_ints("grid", grid, axes)
     validation.elements(grid=grid, embed_dim=table.shape[-1])
     resized = table

@@ -314,7 +314,7 @@ def _rows(table: np.ndarray, grid: Shape | None, own: Shape) -> np.ndarray:
             f"Received: {len(rows)} rows (`source_video_shape` names the size of the "
             "videos that the checkpoint was trained on)."
         )
-    return resize_position_table(rows.reshape(*grid, -1), tuple(own))
+    return resize_position_table(rows.reshape(*grid, -1), own)
 
 
 def _fit_kernel(kernel: np.ndarray, shape: Shape, stretch: Stretch) -> np.ndarray:
