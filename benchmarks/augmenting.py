@@ -166,6 +166,7 @@ def keras_functions(videos):
 
 def torchvision_functions(videos):
     import torch
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     # Videos as torchvision wants them: channels before height and width.
@@ -186,7 +187,7 @@ def torchvision_functions(videos):
 
     def call(transform):
         if transform is None:
-            return mixup(tensors.float(), labels)[0].numpy()
+            return mixup(tv_tensors.Video(tensors.float()), labels)[0].numpy()
         return torch.stack([transform(video) for video in tensors]).float().numpy()
 
     return {name: lambda x=x: call(x) for name, x in transforms.items()}
