@@ -86,10 +86,10 @@ def _walk(folder: Path, number: int) -> Iterator[Item]:
     if not parts or {name for name, _ in parts} - set(SPLITS):
         parts = [(None, folder)]
     for split, part in parts:
-        flat = not number and any(x.is_file() and is_clip(x) for x in part.iterdir())
+        flat = not number and any(x.is_file() and _is_clip(x) for x in part.iterdir())
         for labelled in [part] if flat else _folders(part):
             for path in sorted(labelled.iterdir()):
-                if is_clip(path):
+                if _is_clip(path):
                     yield Item(path, (labelled.name,) * number, split, str(path))
 
 
@@ -98,7 +98,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
-def is_clip(path: Path) -> bool:
+def _is_clip(path: Path) -> bool:
     if path.name.startswith(".") or path.suffix.lower() in NO_CLIPS:
         return False
     name = path.name.removesuffix(".gz")

@@ -58,14 +58,14 @@ def predict_views(
     validation.positive_int("num_clips", num_clips, validation.MOST_FRAMES)
     validation.choice("num_crops", num_crops, (1, 3))
     validation.choice("average", average, ("logits", "probabilities"))
-    layout = layout_of(model, stride, rule, size)
-    views = read_views(source, layout, num_clips, num_crops)
+    layout = _layout(model, stride, rule, size)
+    views = _read_views(source, layout, num_clips, num_crops)
     outputs = model.predict(views, batch_size=num_crops, verbose=0)
-    kind = activation_of(model)
-    return keras.tree.map_structure(lambda x: merge(x, kind, average), outputs)
+    kind = _activation(model)
+    return keras.tree.map_structure(lambda x: _merge(x, kind, average), outputs)
 
 
-def read_views(
+def _read_views(
     source: Any,
     layout: clips.Layout,
     num_clips: int,
@@ -125,7 +125,7 @@ def predict_over_time(
     >>> keras_vivit.data.predict_over_time(model, "match.mp4")[0]  # doctest: +SKIP
     array([   0,   16,   32, ..., 8960, 8970])
     """
-    layout, facts = layout_of(model, stride, None, size), _facts_of(source)
+    layout, facts = _layout(model, stride, None, size), _facts_of(source)
     validation.positive_int("batch_size", batch_size)
     offsets = layout.stride * np.arange(layout.shape[0])
     if layout.target_fps and facts.rate:
@@ -141,7 +141,7 @@ def predict_over_time(
             _slide(_stream(source, facts, layout), windows), batch_size
         )
     ]
-    kind = activation_of(model)
+    kind = _activation(model)
     return starts, keras.tree.map_structure(
         lambda *parts: _probabilities(np.concatenate(parts), kind), *outputs
     )
@@ -195,7 +195,7 @@ def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
 # === Sources ===
 
 
-def layout_of(
+def _layout(
     model: keras.Model,
     stride: int | None = None,
     rule: str | None = None,
@@ -254,7 +254,7 @@ def _resize(frame: np.ndarray, size: Shape) -> np.ndarray:
 # === Outputs ===
 
 
-def activation_of(model: keras.Model) -> str | None:
+def _activation(model: keras.Model) -> str | None:
     """Returns the name of the function that gives the model's outputs, or `None`."""
     activation = getattr(model, "classifier_activation", None)
     if activation is None:
@@ -295,7 +295,7 @@ def _squash(logits: np.ndarray, kind: str | None) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def merge(outputs: np.ndarray, kind: str | None, average: str) -> np.ndarray:
+def _merge(outputs: np.ndarray, kind: str | None, average: str) -> np.ndarray:
     """Averages over the views."""
     if average == "probabilities":
         return _probabilities(outputs, kind).mean(axis=0)
