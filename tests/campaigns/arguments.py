@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import hypothesis
 import keras
 import numpy as np
+from campaigns.output import write
 from cases import CASES
 from helpers import SMALL, arrays, small_classifier
 from hypothesis import strategies as st
@@ -388,10 +389,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     keras.utils.set_random_seed(0)
     result = campaign(arguments.calls, arguments.seed, arguments.only)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

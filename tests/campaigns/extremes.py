@@ -4,12 +4,12 @@
 """
 
 import argparse
-import json
 import pathlib
 import warnings
 
 import keras
 import numpy as np
+from campaigns.output import write
 from helpers import AUGMENTATIONS, flat, normal, randomize, small_classifier
 
 import keras_vivit as kv
@@ -161,10 +161,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
     arguments = parser.parse_args()
-    text = json.dumps(campaign(arguments.tokens), indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    write(campaign(arguments.tokens), arguments.out)
 
 
 if __name__ == "__main__":

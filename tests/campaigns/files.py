@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from campaigns.output import write
 from helpers import flat, moving_video, small_classifier, write_video
 from small_volumes import affine_of, voxels, write_dicom, write_nifti, write_series
 
@@ -392,10 +393,7 @@ def main():
         name, *numbers = arguments.worker
         return worker(name, *map(int, numbers))
     names = [arguments.format] if arguments.format else FORMATS
-    text = json.dumps(campaign(arguments.files, arguments.seed, names), indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    write(campaign(arguments.files, arguments.seed, names), arguments.out)
 
 
 if __name__ == "__main__":

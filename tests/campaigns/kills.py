@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import h5py
 import keras
 import numpy as np
+from campaigns.output import write
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -318,10 +319,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
     arguments = parser.parse_args()
     result = campaign(arguments.kills, arguments.seed, arguments.only)
-    text = json.dumps(result, indent=1)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    print(text)
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

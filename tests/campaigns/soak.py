@@ -7,12 +7,12 @@ round, then predicts in eight threads, and with two precisions in turns.
 import argparse
 import concurrent.futures
 import gc
-import json
 import pathlib
 import tempfile
 
 import keras
 import numpy as np
+from campaigns.output import write
 from helpers import flat, normal, small_classifier
 
 import keras_vivit as kv
@@ -109,10 +109,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
     arguments = parser.parse_args()
-    text = json.dumps(campaign(arguments.rounds), indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    write(campaign(arguments.rounds), arguments.out)
 
 
 if __name__ == "__main__":
