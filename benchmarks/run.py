@@ -25,6 +25,10 @@ import tables
 from sizes import BACKENDS, DEFAULT_DTYPES, DEFAULT_SIZES, MODELS, SIZES, cases
 
 FOLDER = Path(__file__).parent
+sys.path.append(str(FOLDER.parent / "examples"))
+
+from common.machine import machine  # noqa: E402
+
 PACKAGES = (
     *("keras", "keras-vivit", "jax", "tensorflow", "tensorflow-cpu", "torch"),
     *("transformers", "vit-pytorch", "onnxruntime", "openvino", "ai-edge-litert"),
@@ -183,13 +187,7 @@ def processors():
 
 def processor():
     """Returns the processor's name and its number of cores."""
-    information = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
-    if information.exists():
-        lines = (line.partition(":") for line in information.read_text().splitlines())
-        names = (text.strip() for key, _, text in lines if "model name" in key)
-        name = next(names, name)
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{machine()}, {os.cpu_count()} cores"
 
 
 def versions():

@@ -2,12 +2,12 @@
 
 import importlib
 import platform
-from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_vivit
+from common.machine import machine
 
 
 def installed():
@@ -17,14 +17,3 @@ def installed():
     modules[backend] = importlib.import_module(backend)
     found = {name: module.__version__ for name, module in modules.items()}
     return {"machine": machine(), "python": platform.python_version(), **found}
-
-
-def machine():
-    """Returns the processor's name."""
-    information = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
-    if information.exists():
-        lines = (line.partition(":") for line in information.read_text().splitlines())
-        names = (text.strip() for key, _, text in lines if "model name" in key)
-        name = next(names, name)
-    return name
