@@ -18,6 +18,7 @@ from keras_vivit import (
 from keras_vivit.blocks import ATTENTION_ORDERS, VARIANTS
 from keras_vivit.embeddings import AXES, PADDINGS, ClassToken, TubeletEmbedding
 from keras_vivit.mlp import gelu_tanh
+from keras_vivit.model import Model
 from keras_vivit.normalization import LayerNormalization
 from keras_vivit.pooling import MODES, FoldFrames, FramePooling
 from keras_vivit.positions import KINDS, PositionalEncoder
@@ -25,7 +26,7 @@ from keras_vivit.types import Activation, Config, DType, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class ViViTBackbone(keras.Model):
+class ViViTBackbone(Model):
     """ViViT without a head: from videos to tokens.
 
     | `variant` | attends over (section 3.3) |
@@ -309,10 +310,6 @@ class ViViTBackbone(keras.Model):
         self.remat = remat
         self.seed = seed
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
-        validation.call_arguments(inputs, **kwargs)
-        return super().__call__(inputs, *args, **kwargs)
-
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> Tensor:
@@ -353,13 +350,6 @@ class ViViTBackbone(keras.Model):
         blocks = features.choose_blocks(self, layers)
         return features.grids_after(self, blocks, videos)
 
-    def load_weights(
-        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
-    ) -> None:
-        # Position tables are resampled; the optimizer's state of them has to follow.
-        with checkpoints.other_grids(self):
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-
     def get_config(self) -> Config:
         return {
             **freezing.config_of(self),
@@ -390,12 +380,6 @@ class ViViTBackbone(keras.Model):
             "remat": self.remat,
             "seed": self.seed,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: Config, custom_objects: dict[str, Any] | None = None
-    ) -> "ViViTBackbone":
-        return freezing.from_config(lambda arguments: cls(**arguments), config)
 
     @classmethod
     def from_preset(

@@ -11,6 +11,7 @@ import numpy as np
 from keras_vivit import checkpoints, freezing, policies, presets, validation
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.mlp import gelu_tanh
+from keras_vivit.model import Model
 from keras_vivit.normalization import LayerNormalization
 from keras_vivit.pooling import TokenPooling
 from keras_vivit.types import Activation, Config, DType, Shape, Tensor
@@ -26,7 +27,7 @@ TAKEN = (
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class ViViTClassifier(keras.Model):
+class ViViTClassifier(Model):
     """ViViT for classification: backbone, pooling, head.
 
     The head's kernel starts at zero, as in Scenic, and its activation is
@@ -196,17 +197,6 @@ class ViViTClassifier(keras.Model):
         self.head_norm_epsilon = head_norm_epsilon
         self.class_names = class_names
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        validation.call_arguments(inputs, **kwargs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def load_weights(
-        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
-    ) -> None:
-        # Position tables are resampled; the optimizer's state of them has to follow.
-        with checkpoints.other_grids(self):
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-
     def get_config(self) -> Config:
         backbone = self.backbone.get_config()
         backbone.pop(freezing.KEY, None)
@@ -224,12 +214,6 @@ class ViViTClassifier(keras.Model):
             "head_norm_epsilon": self.head_norm_epsilon,
             "class_names": self.class_names,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: Config, custom_objects: dict[str, Any] | None = None
-    ) -> "ViViTClassifier":
-        return freezing.from_config(lambda arguments: cls(**arguments), config)
 
     @classmethod
     def from_preset(

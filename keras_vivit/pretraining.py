@@ -19,6 +19,7 @@ from keras_vivit.masking import (
     count_hidden,
 )
 from keras_vivit.mlp import gelu_tanh
+from keras_vivit.model import Model
 from keras_vivit.normalization import LayerNormalization
 from keras_vivit.positions import PositionalEncoder
 from keras_vivit.types import Activation, Config, DType, Shape
@@ -27,7 +28,7 @@ _DECODER_NORM_EPSILON = 1e-5  # as in `transformers`, whatever the blocks have
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
-class ViViTMaskedAutoencoder(keras.Model):
+class ViViTMaskedAutoencoder(Model):
     """Learns from videos without labels: predicts the tubelets that are hidden from it.
 
     The encoder is a `ViViTBackbone` that sees the visible tokens alone, which is what
@@ -263,13 +264,6 @@ class ViViTMaskedAutoencoder(keras.Model):
         self.value_range = value_range
         self.hidden_input = hidden_input
 
-    def load_weights(
-        self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
-    ) -> None:
-        # Position tables are resampled; the optimizer's state of them has to follow.
-        with checkpoints.other_grids(self):
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-
     def get_config(self) -> Config:
         backbone = self.backbone.get_config()
         for name in (freezing.KEY, *_BACKBONE_ONLY):
@@ -289,12 +283,6 @@ class ViViTMaskedAutoencoder(keras.Model):
             "value_range": self.value_range,
             "hidden_input": self.hidden_input,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: Config, custom_objects: dict[str, Any] | None = None
-    ) -> "ViViTMaskedAutoencoder":
-        return freezing.from_config(lambda arguments: cls(**arguments), config)
 
     @classmethod
     def from_preset(
