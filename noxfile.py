@@ -3,11 +3,15 @@
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
+# uv installs a backend in seconds, virtualenv's pip in minutes.
+nox.options.default_venv_backend = "uv|virtualenv"
 # `.ci/run` adds those that take long, the workflows on GitHub all others.
 nox.options.sessions = ["tests", "lint"]
 
@@ -26,6 +30,21 @@ JAX = {
 # One module, by older emitters, compiles faster. `lowest` has the default.
 FLAGS = ("use_fusion_emitters=false", "parallel_codegen_split_count=1")
 QUICKLY = {"jax": {"XLA_FLAGS": " ".join(f"--xla_cpu_{flag}" for flag in FLAGS)}}
+
+# uv does not read where pip looks for packages.
+UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_EXTRA_INDEX_URL",
+    "find-links": "UV_FIND_LINKS",
+}
+os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # As pip chooses.
+_pip = subprocess.run(
+    [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+)
+for _line in _pip.stdout.splitlines():
+    _name, _, _value = _line.partition("=")
+    if _variable := UV.get(_name.rpartition(".")[-1]):
+        os.environ.setdefault(_variable, _value.strip("'"))
 
 # What CI installs beside the tests' packages, by hashes.
 LOCKED = pathlib.Path(".github/locked")

@@ -142,7 +142,8 @@ class SelectTokens(keras.layers.Layer):
         taken = take(grid, self._places(hidden))
         is_right = ops.sum(ops.cast(hidden, "int32"), (1, 2, 3)) == self.num_hidden
         if self.by_frame:
-            is_tube = ops.all(hidden == hidden[:, :1], axis=(1, 2, 3))
+            is_tube = ops.cast(hidden == hidden[:, :1], "int32")
+            is_tube = ops.min(is_tube, axis=(1, 2, 3)) == 1
             is_right = ops.logical_and(is_right, is_tube)
         nan = ops.full((), np.nan, taken.dtype)
         taken = ops.where(is_right[:, None, None], taken, nan)

@@ -200,7 +200,10 @@ def strings(name: str, value: Any) -> list[str]:
 def array(name: str, value: Any) -> np.ndarray:
     """Returns an array of real numbers."""
     numbers = np.asarray(value) if hasattr(value, "shape") else None
-    if numbers is None or numbers.dtype.kind not in "biuf":
+    # NumPy does not count bfloat16 among the floats.
+    if numbers is None or not (
+        numbers.dtype.kind in "biuf" or "float" in numbers.dtype.name
+    ):
         raise ValueError(
             f"`{name}` must be an array of numbers. {received(name, value)}"
         )
@@ -302,18 +305,19 @@ def features(
     name: str, shape: Shape, minimum_rank: int, axes: str, rank: float = math.inf
 ) -> int:
     """Returns the last axis of a shape, which must be known, behind enough others."""
+    # TensorFlow's `TensorShape` is no sequence.
+    sizes = tuple(shape) if isinstance(shape, Iterable) else ()
     if (
-        not isinstance(shape, list | tuple)
-        or not minimum_rank <= len(shape) <= rank
-        or not all(n is None or isinstance(n, int) for n in shape)
-        or shape[-1] is None
-        or 0 in shape[1:]
+        not minimum_rank <= len(sizes) <= rank
+        or not all(n is None or isinstance(n, int) for n in sizes)
+        or sizes[-1] is None
+        or 0 in sizes[1:]
     ):
         raise ValueError(
             f"`{name}` must have the shape {axes}, its last axis known, none empty. "
-            f"Received: shape={shape if isinstance(shape, dict) else tuple(shape)}"
+            f"Received: shape={shape if isinstance(shape, dict) else sizes}"
         )
-    return shape[-1]
+    return sizes[-1]
 
 
 def mask_of(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ def test_killed_save_leaves_whole_files(tmp_path):
 @pytest.mark.slow
 def test_memory_threads_and_precisions():
     assert len(soak.memory(2)) == 2
-    before, held = soak.resident(), np.ones(2**24)  # 128 MiB
-    assert soak.resident() - before > 0.9 * held.nbytes
+    before, held = soak.resident(), np.ones(2**26)  # 512 MiB
+    assert soak.resident() - before > 0.5 * held.nbytes
     assert soak.growth([1.0, 1.0, 1.0, 1.02]) == pytest.approx(0.02)
     assert soak.threads(4, 3) < 1e-5
     assert soak.precisions(2) < 1e-6

@@ -34,7 +34,7 @@ VARIANTS = (
 JAX = "KERAS_DISTRIBUTION_"
 TIMEOUT = 600
 # Of the workers, too: JAX compiles for each layout.
-distributed.SIZES |= {"num_layers": 1, "mlp_dim": 128}
+SMALL = {**distributed.SIZES, "num_layers": 1, "mlp_dim": 128}
 
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -85,6 +85,13 @@ def finish_all(processes):
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "SIZES", SMALL)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +338,7 @@ def work(arguments):
 
 
 if __name__ == "__main__":
+    distributed.SIZES = SMALL
     if mark := os.environ.get("DIE"):
         die_once(Path(mark))
     if keras.config.backend() == "jax":
