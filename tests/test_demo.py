@@ -238,6 +238,17 @@ def test_all_directions_are_turned_as_nibabel_does(page, tmp_path):
 
 
 @needs_site
+def test_axes_at_any_angles_are_turned_as_nibabel_does(page, tmp_path):
+    scan, path, rng = voxels(7, 9, 8), tmp_path / "a.nii", np.random.default_rng(0)
+    for _ in range(20):
+        affine = np.eye(4)
+        affine[:3, :3] = rng.normal(size=(3, 3))
+        nibabel.save(nibabel.Nifti1Image(scan, affine), path)
+        expected = read_volume(path, SIZE, window=CT, orientation="LPS")
+        check(prepared(page, path, orientation="LPS"), expected)
+
+
+@needs_site
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<u2", ">f4", "<f8", "<i4"])
 @pytest.mark.parametrize("form", ["nii", "npy", "npz"])
 def test_numbers_of_files_are_read(form, dtype, page, tmp_path):

@@ -29,7 +29,8 @@ export function turn(volume, orientation) {
 
 /** Returns the axis of the body and the sign of each axis, the clearest ones first. */
 function bodyAxes(directions) {
-  const cosines = directions.map((v) => v.map((x) => x / Math.hypot(...v)));
+  const units = directions.map((v) => v.map((x) => x / Math.hypot(...v)));
+  const cosines = withoutShear(units);
   refuse(!cosines.flat().every(Number.isFinite), "It does not tell where its axes run.");
   const pairs = [0, 1, 2].flatMap((axis) => [0, 1, 2].map((body) => [axis, body]));
   const size = ([axis, body]) => Math.abs(cosines[axis][body]);
@@ -37,6 +38,17 @@ function bodyAxes(directions) {
   for (const [axis, body] of pairs.sort((a, b) => size(b) - size(a)))
     if (!axes[axis] && !axes.some((other) => other?.[0] === body))
       axes[axis] = [body, Math.sign(cosines[axis][body])];
+  return axes;
+}
+
+/** Returns the nearest axes at right angles: the polar factor, by Newton's iteration. */
+function withoutShear(axes) {
+  for (let n = 0; n < 30; n++) {
+    const [a, b, c] = axes;
+    const normals = [cross(b, c), cross(c, a), cross(a, b)];
+    const volume = dot(a, normals[0]);
+    axes = axes.map((v, i) => v.map((x, j) => (x + normals[i][j] / volume) / 2));
+  }
   return axes;
 }
 
