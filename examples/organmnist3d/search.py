@@ -16,6 +16,7 @@ that are worse than the median of the others at the same epoch are pruned.
 
 import argparse
 import contextlib
+import random
 import shutil
 import sys
 import time
@@ -127,11 +128,12 @@ def open_storage(url):
     if url.startswith(JOURNAL):
         file = storages.journal.JournalFileBackend(url.removeprefix(JOURNAL))
         return storages.JournalStorage(file)
-    try:
-        return open_database(url)
-    except SQLAlchemyError:  # Another worker was making the same tables.
-        time.sleep(1)
-        return open_database(url)
+    for _ in range(4):
+        try:
+            return open_database(url)
+        except SQLAlchemyError:  # Another worker was making the same tables.
+            time.sleep(random.SystemRandom().uniform(0, 1))
+    return open_database(url)
 
 
 def open_database(url):
