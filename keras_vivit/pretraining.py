@@ -146,7 +146,7 @@ class ViViTMaskedAutoencoder(Model):
             "decoder_num_layers", decoder_num_layers
         )
         value_range = validation.value_range("value_range", value_range)
-        dtype = keras.dtype_policies.get(dtype)
+        dtype = validation.dtype_policy(dtype)
 
         # === Layers ===
         backbone = ViViTBackbone(

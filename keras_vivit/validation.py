@@ -184,7 +184,7 @@ def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
             f"`{name}` must be one of {', '.join(map(repr, options))}. "
             f"{received(name, value)}"
         )
-    return value
+    return int(value) if _is_integer(value) else value
 
 
 def strings(name: str, value: Any) -> list[str]:
@@ -199,7 +199,8 @@ def strings(name: str, value: Any) -> list[str]:
 
 def array(name: str, value: Any) -> np.ndarray:
     """Returns an array of real numbers."""
-    numbers = np.asarray(value) if hasattr(value, "shape") else None
+    is_array = hasattr(value, "shape") and not keras.backend.is_keras_tensor(value)
+    numbers = np.asarray(value) if is_array else None
     # NumPy does not count bfloat16 among the floats.
     if numbers is None or not (
         numbers.dtype.kind in "biuf" or "float" in numbers.dtype.name

@@ -148,6 +148,10 @@ class VideoFolder(keras.utils.PyDataset):
         )
         self.batch_size = validation.positive_int("batch_size", batch_size)
         self.share = _check_share(share, self.batch_size)
+        if gather is not None and not callable(gather):
+            raise ValueError(
+                f"`gather` must be a function. {validation.received('gather', gather)}"
+            )
         self.seed = validation.natural("seed", seed)
         self.balanced = balanced = validation.boolean("balanced", balanced)
         self.cache = clips.Cache(validation.natural("cache_bytes", cache_bytes))

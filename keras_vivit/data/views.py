@@ -56,7 +56,7 @@ def predict_views(
     14
     """
     validation.positive_int("num_clips", num_clips, validation.MOST_FRAMES)
-    validation.choice("num_crops", num_crops, (1, 3))
+    num_crops = validation.choice("num_crops", num_crops, (1, 3))
     validation.choice("average", average, ("logits", "probabilities"))
     layout = _layout(model, stride, rule, size)
     views = _read_views(source, layout, num_clips, num_crops)
@@ -126,7 +126,7 @@ def predict_over_time(
     array([   0,   16,   32, ..., 8960, 8970])
     """
     layout, facts = _layout(model, stride, None, size), _facts_of(source)
-    validation.positive_int("batch_size", batch_size)
+    batch_size = validation.positive_int("batch_size", batch_size)
     offsets = layout.stride * np.arange(layout.shape[0])
     if layout.target_fps and facts.rate:
         offsets = clips.at_rate(offsets, facts.rate, layout.target_fps, np.inf)

@@ -278,11 +278,12 @@ def _wrong_shape(right):
 
 # Keras' own words for inputs that are not those of a model or a built layer.
 KERAS = (
-    r"Input 0 .*incompatible with the layer: expected .*found",
+    r"Input 0 .*incompatible with the layer: expected .*(found|received)",
     r"expects \d+ (named )?input.*but (it received|received)",
     r"Invalid input shape for input .* Expected shape .*",
     # Of a checkpoint, which names its tensors.
     "The checkpoint and the model must hold the same tensors",
+    r"must have the shape of .* Received: \(",
 )
 
 
@@ -319,7 +320,8 @@ def is_worded(error, subject, arguments):
         return True  # Python's own, of an argument that does not exist
     if any(re.search(words, text, re.DOTALL) for words in KERAS):
         return True
-    named = any(f"`{name}" in text for name in (*names, "embed_dim"))
+    # A `source` that is a path is named as in the function that reads the file.
+    named = any(f"`{name}" in text for name in (*names, "embed_dim", "path"))
     return named and ("Received" in text or "unexpected argument" in text)
 
 
