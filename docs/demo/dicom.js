@@ -63,8 +63,7 @@ function sort(images, [down, right]) {
   const median = gaps.toSorted((a, b) => a - b)[gaps.length >> 1];
   const even = (gap) => Math.abs(gap / median - 1) <= 0.1;
   refuse(!gaps.every(even), "Its slices are unevenly spaced: some are missing or double.");
-  const { position } = images[0];
-  const across = images.at(-1).position.map((x, i) => (x - position[i]) / gaps.length);
+  const across = images.at(-1).position.map((x, i) => (x - images[0].position[i]) / gaps.length);
   const vectors = [across, rows.map((x) => x * down), columns.map((x) => x * right)];
   return vectors.map(([x, y, z]) => [-x, -y, z]); // DICOM's run to the left and posterior.
 }

@@ -36,6 +36,7 @@ ends.forEach((end, i) => end.addEventListener("input", () => {
 }));
 for (const button of all("[data-file]"))
   button.addEventListener("click", async () => {
+    say("answer", "");
     const file = await (await fetch(button.dataset.file)).blob();
     if (await open([file], "The sample", button.dataset.label)) classify();
   });

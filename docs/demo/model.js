@@ -16,8 +16,7 @@ export async function predict({ data, shape }) {
   const [Tensor, model] = await load();
   const input = new Tensor("float32", Float32Array.from(data), [1, ...shape, 1]);
   const begin = performance.now();
-  const outputs = await model.run({ [model.inputNames[0]]: input });
-  const time = performance.now() - begin;
-  const [shares, rollout] = model.outputNames.map((name) => outputs[name]);
-  return { shares: [...shares.data], map: dense(rollout.data, rollout.dims.slice(1)), time };
+  const [shares, rollout] = Object.values(await model.run({ [model.inputNames[0]]: input }));
+  const map = dense(rollout.data, rollout.dims.slice(1));
+  return { shares: [...shares.data], map, time: performance.now() - begin };
 }

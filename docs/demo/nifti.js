@@ -11,13 +11,12 @@ export function readNifti(buffer) {
   if (codes.subarray(size).some(Boolean)) codes.fill(0, 0, size);
   const header = readHeader(buffer);
   const { dims, vox_offset, datatypeCode, littleEndian, scl_slope, scl_inter, affine } = header;
-  const shape = threeAxes(dims.slice(1, dims[0] + 1));
-  const [x, y, z] = shape;
+  const [x, y, z] = threeAxes(dims.slice(1, dims[0] + 1));
   const type = TYPES[datatypeCode] ?? `type ${datatypeCode} of NIfTI`;
   // Without a transform, nibabel takes the first axis to run to the left.
   if (!codes.some(Boolean)) affine[0][0] *= -1;
   return {
-    ...dense(numbers(buffer, vox_offset, x * y * z, type, littleEndian), shape),
+    ...dense(numbers(buffer, vox_offset, x * y * z, type, littleEndian), [x, y, z]),
     strides: [1, x, x * y],
     // A slope of 0 or NaN is none.
     ...(scl_slope && { slope: scl_slope, intercept: scl_inter }),

@@ -24,9 +24,8 @@ export function numbers(buffer, offset, count, name, little = true) {
   return /[iu]8/.test(name) ? Float64Array.from(array, Number) : array;
 }
 
-/** Returns three sizes, without trailing axes of one. */
-export function threeAxes(shape) {
-  const sizes = [...shape];
+/** Takes trailing axes of one off, and returns the three sizes that are left. */
+export function threeAxes(sizes) {
   while (sizes.length > 3 && sizes.at(-1) === 1) sizes.pop();
   const text = sizes.join(" x ");
   refuse(sizes.length > 3, `It has more than three axes (${text}): save one of its volumes.`);

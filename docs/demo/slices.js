@@ -16,6 +16,5 @@ export function drawSlice(canvas, volume, { axis, x, y, back }, index, colorOf) 
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-export const grayIn = ([low, high]) => (x) =>
-  [...Array(3).fill((255 * (x - low)) / (high - low)), 255];
+export const grayIn = ([a, b]) => (x) => [...Array(3).fill((255 * (x - a)) / (b - a)), 255];
 export const heatUpTo = (highest) => (value) => [255, 110, 0, (170 * value) / highest];

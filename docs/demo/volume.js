@@ -29,8 +29,7 @@ export function turn(volume, orientation) {
 
 /** Returns the axis of the body and the sign of each axis, the clearest ones first. */
 function bodyAxes(directions) {
-  const units = directions.map((v) => v.map((x) => x / Math.hypot(...v)));
-  const cosines = withoutShear(units);
+  const cosines = withoutShear(directions.map((v) => v.map((x) => x / Math.hypot(...v))));
   refuse(!cosines.flat().every(Number.isFinite), "It does not tell where its axes run.");
   const pairs = [0, 1, 2].flatMap((axis) => [0, 1, 2].map((body) => [axis, body]));
   const size = ([axis, body]) => Math.abs(cosines[axis][body]);
@@ -42,14 +41,11 @@ function bodyAxes(directions) {
 }
 
 /** Returns the nearest axes at right angles: the polar factor, by Newton's iteration. */
-function withoutShear(axes) {
-  for (let n = 0; n < 30; n++) {
-    const [a, b, c] = axes;
-    const normals = [cross(b, c), cross(c, a), cross(a, b)];
-    const volume = dot(a, normals[0]);
-    axes = axes.map((v, i) => v.map((x, j) => (x + normals[i][j] / volume) / 2));
-  }
-  return axes;
+function withoutShear(axes, steps = 30) {
+  const [a, b, c] = axes;
+  const normals = [cross(b, c), cross(c, a), cross(a, b)];
+  const nearer = axes.map((v, i) => v.map((x, j) => (x + normals[i][j] / dot(a, normals[0])) / 2));
+  return steps ? withoutShear(nearer, steps - 1) : nearer;
 }
 
 /** Resamples a box `[[from, to], ...]`, one axis after the other; a smaller size averages. */
@@ -66,8 +62,7 @@ export function resample({ data, strides, start, slope, intercept }, box, sizes)
       for (let j = 0; j < shape[a]; j++)
         for (let k = 0; k < shape[b]; k++) {
           const at = place(strides, start, first, j, k);
-          let sum = 0;
-          for (let n = 0; n < weights.length; n++) sum += weights[n] * data[at + n * strides[axis]];
+          const sum = weights.reduce((sum, x, n) => sum + x * data[at + n * strides[axis]], 0);
           result.data[place(result.strides, 0, i, j, k)] = sum * slope + intercept;
         }
     });
@@ -92,6 +87,6 @@ function weightsOf(size, newSize) {
 /** Maps a window of values to 0 to 255: in float32, halves to even, as NumPy does. */
 export function toBytes({ data, shape }, [low, high]) {
   const [black, scale] = [Math.fround(low), Math.fround(255 / (high - low))];
-  const map = (x) => Math.fround(Math.fround(x - black) * scale);
-  return dense(Uint8ClampedArray.from(data, map), shape);
+  const levels = data.map((x) => Math.fround(x - black) * scale);
+  return dense(Uint8ClampedArray.from(levels), shape);
 }
