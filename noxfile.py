@@ -46,6 +46,8 @@ for _line in _pip.stdout.splitlines():
     if _variable := UV.get(_name.rpartition(".")[-1]):
         os.environ.setdefault(_variable, _value.strip("'"))
 
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist")
+
 # What CI installs beside the tests' packages, by hashes.
 LOCKED = pathlib.Path(".github/locked")
 
@@ -77,11 +79,10 @@ def run_tests(session, backend, *requirements, **environment):
     else:
         install(session, *groups(f"{backend}-alone", "test"))
     install(session, ".[examples,hf,scenic,search,video,volume]", *requirements)
-    # Files go to several processes, of one thread each: more would wait for each other.
-    parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    options = (*parallel, "--durations", "10", "-m", "not slow", *session.posargs)
+    # One thread a process: more would wait for each other.
+    options = ("--durations", "10", "-m", "not slow", *session.posargs)
     environment |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1", **JAX}
-    session.run("pytest", *options, env=environment)
+    session.run("pytest", *PARALLEL, "loadfile", *options, env=environment)
 
 
 @nox.session
@@ -181,4 +182,5 @@ def docs(session):
     demo = ("docs/demo/build.py", "--out", "site/demo", "--home", "../")
     session.run("python", *demo, env=torch)
     pages = ("tests/test_site.py", "tests/test_demo.py")
-    session.run("pytest", "--noconftest", *pages, *session.posargs, env=torch)
+    options = ("--noconftest", *PARALLEL, "--dist", "load", *session.posargs)
+    session.run("pytest", *options, *pages, env=torch)

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -294,13 +293,9 @@ def campaign(kills, seed=0, only=""):
 
 
 def full_disk(command, folder):
-    """Runs with a limit on the size of files, which stands in for a full disk."""
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    process = start(command.start(folder), preexec_fn=limit)
+    """Runs with files of at most 4 KiB, which stands in for a full disk."""
+    limit = ("bash", "-c", 'trap "" XFSZ; ulimit -f 4; exec "$@"', "bash")
+    process = start([*limit, *command.start(folder)])
     errors = process.communicate(timeout=TIMEOUT)[1]
     found = {
         "full disk": "ends with an error" if process.returncode else "ends without one",
