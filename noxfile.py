@@ -182,5 +182,5 @@ def docs(session):
     demo = ("docs/demo/build.py", "--out", "site/demo", "--home", "../")
     session.run("python", *demo, env=torch)
     pages = ("tests/test_site.py", "tests/test_demo.py")
-    options = ("--noconftest", *PARALLEL, "--dist", "load", *session.posargs)
+    options = ("--noconftest", *PARALLEL, "load", *session.posargs)
     session.run("pytest", *options, *pages, env=torch)

@@ -407,6 +407,11 @@ def _check_class_names(class_names: Any, num_classes: Any) -> Any:
 
 def _decode(probabilities: Any, names: Sequence[str], top: int) -> list[Any]:
     validation.tensors("probabilities", probabilities)
+    if keras.backend.is_keras_tensor(probabilities):
+        raise ValueError(
+            "`probabilities` must be an array. "
+            f"{validation.received('probabilities', probabilities)}"
+        )
     values = np.asarray(keras.ops.convert_to_numpy(probabilities))
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(

@@ -257,7 +257,8 @@ def _table(tokens: int, width: int) -> np.ndarray:
 def _fit_channels(tensors: Tensors, arguments: Arguments) -> tuple[Tensors, Arguments]:
     """Fits the tubelet kernel, bias and `rescaling` to a video with one channel."""
     video_shape, rescaling = arguments["video_shape"], arguments["rescaling"]
-    channels = video_shape[-1] if isinstance(video_shape, list | tuple) else None
+    is_shape = isinstance(video_shape, list | tuple) and len(video_shape) == 4
+    channels = video_shape[-1] if is_shape else None
     kernel, bias = tensors[KERNEL], tensors.get(BIAS)
     if channels != 1 or kernel.shape[-2] == 1 or bias is None:
         return tensors, arguments

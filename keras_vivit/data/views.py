@@ -16,6 +16,7 @@ from keras_vivit.extras import optional_package
 from keras_vivit.types import Shape
 
 TINY = np.finfo("float32").tiny
+MOST_PIXELS = 2**14  # of a side
 
 
 def predict_views(
@@ -220,7 +221,7 @@ def _layout(
         target_fps=sampling.get("fps"),
         resize=size
         if isinstance(size, str) and size == "crop"
-        else validation.positive_int("size", size),
+        else validation.positive_int("size", size, MOST_PIXELS),
         training=False,
         window=sampling.get("window"),
         orientation=sampling.get("orientation", "RAS"),

@@ -49,10 +49,10 @@ def overlay(
     maps = validation.array("maps", maps).astype("float32")
     if not np.isfinite(videos).all():
         raise ValueError("`videos` must be finite. Received: NaN or infinite values")
-    if videos.ndim != 5 or videos.shape[-1] not in (1, 3):
+    if videos.ndim != 5 or videos.shape[-1] not in (1, 3) or not videos.size:
         raise ValueError(
             "`videos` must have the shape (batch, frames, height, width, channels), "
-            f"with 1 or 3 channels. Received: shape={videos.shape}"
+            f"with 1 or 3 channels, no axis empty. Received: shape={videos.shape}"
         )
     if maps.ndim != 4 or len(maps) != len(videos):
         raise ValueError(

@@ -95,7 +95,7 @@ def commands(folder):
 
     def video(out):
         sizes = ("--frames", 4, "--size", 8, "--grid", 2, 2, 2, "--epochs", 3)
-        return code(VIDEO, clips, *sizes, "--out", out)
+        return code(VIDEO, clips, *sizes, "--window", 0, 255, "--out", out)
 
     def search(out):
         return code(SEARCH, "--data", npz, "--out", out, "--trials", 2, "--epochs", 2)
