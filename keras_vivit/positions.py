@@ -105,6 +105,7 @@ class PositionalEncoder(Layer):
         self.input_spec = keras.InputSpec(shape=(None, *grid, dim))
 
     def call(self, inputs: Tensor) -> Tensor:
+        inputs = ops.cast(inputs, self.compute_dtype)  # Keras leaves integers alone.
         if self.kind in ("learned", "sequence"):
             return inputs + self.table
         if self.kind == "factorized":

@@ -147,6 +147,8 @@ class ViViTMaskedAutoencoder(Model):
         )
         value_range = validation.value_range("value_range", value_range)
         dtype = validation.dtype_policy(dtype)
+        embed_dim = validation.positive_int("embed_dim", embed_dim)
+        validation.elements(embed_dim=embed_dim, decoder_dim=decoder_dim)
 
         # === Layers ===
         backbone = ViViTBackbone(

@@ -219,7 +219,8 @@ def _centre(shown: Shape, crop: Shape | None) -> tuple[int, int]:
 def check_indices(indices: Any) -> list[int] | None:
     if indices is None:
         return None
-    indices = np.asarray(indices).tolist() if hasattr(indices, "dtype") else indices
+    if hasattr(indices, "dtype"):
+        indices = validation.array("indices", indices).tolist()
     rule = (
         isinstance(indices, Sequence)
         and not isinstance(indices, str)

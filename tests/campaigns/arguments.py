@@ -281,6 +281,7 @@ KERAS = (
     r"Input 0 .*incompatible with the layer: expected .*(found|received)",
     r"expects \d+ (named )?input.*but (it received|received)",
     r"Invalid input shape for input .* Expected shape .*",
+    "Expected `shape` to be .* for direct tensor as initializer. Received shape",
     # Of a checkpoint, which names its tensors.
     "The checkpoint and the model must hold the same tensors",
     r"must have the shape of .* Received: \(",
