@@ -43,7 +43,11 @@ SCHEDULES = {
     "image": (2e-4, 20, 5),
     "checkpoint": (1e-4, 20, 5),
     "frozen": (3e-3, 60, 10),
+    "init": (5e-4, 40, 10),
 }
+# Settings of files and clips, which pretrain.py has, too.
+COMMON = ("frames", "size", "grid", "stride", "fps", "window", "flip", "classes")
+COMMON += ("validation_split", "batch_size", "seed", "cache")
 # Of the made-up videos: clips that show the whole motion.
 MADE_UP = {"frames": 8, "size": 32, "grid": (4, 4, 4), "stride": 3}
 
@@ -55,7 +59,6 @@ def main(arguments=None):
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("folder", nargs="?", type=Path, help="default: videos that are made up")
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--checkpoint", metavar="SOURCE", help="fine-tune what `from_preset` loads"
@@ -63,8 +66,21 @@ def parse(arguments):
     start.add_argument(
         "--image-vit", metavar="SOURCE", help="start as what `from_image_preset` loads"
     )
+    start.add_argument(
+        "--init", metavar="FOLDER", help="start as what pretrain.py saved in it"
+    )
     add("--frozen", action="store_true", help="train only what is new: fast")
     add("--variant", choices=VARIANTS, help=f"default: {VARIANTS[0]}")
+    add("--balanced", action="store_true", help="draw each class equally often")
+    add("--patience", type=positive, help="epochs without a better val_loss")
+    add("--out", type=Path, help="results (default: runs/FOLDER-START-seedN)")
+    add_common(add)
+    return parser.parse_args(arguments)
+
+
+def add_common(add):
+    """Adds the options that pretrain.py has, too: files, clips, and how to run."""
+    add("folder", nargs="?", type=Path, help="default: videos that are made up")
     add("--frames", type=positive, help="of a clip; slices of a volume")
     add("--size", type=positive, help="height and width, pixels")
     add("--grid", type=positive, nargs=3, metavar="N", help="tubelets along t, h, w")
@@ -73,22 +89,18 @@ def parse(arguments):
     add("--window", type=float, nargs=2, metavar="X", help="volumes: values for 0, 255")
     add("--flip", nargs="*", choices=("frames", "height", "width"), help="mirror axes")
     add("--classes", nargs="+", metavar="NAME", help="leave out files of others")
-    add("--balanced", action="store_true", help="draw each class equally often")
     add("--validation-split", type=float, default=0.2, metavar="SHARE")
     add("--epochs", type=positive)
-    add("--patience", type=positive, help="epochs without a better val_loss")
     add("--learning-rate", type=float)
     add("--batch-size", type=positive, default=8)
     add("--seed", type=whole, default=0)
     add("--cache", type=float, default=1.0, metavar="GIB", help="of decoded files")
-    add("--out", type=Path, help="results (default: runs/FOLDER-START-seedN)")
     add("--resume", action="store_true", help="resume an interrupted run")
     add("--verbose", action="store_true", help="show Keras' progress bars")
-    return parser.parse_args(arguments)
 
 
 def run(options):
-    folder, out = places(options)
+    folder, out = places(options, start_of(options))
     resume = resumes(options, out)
     earlier = run_folder.record_of(out) if resume else {}
     if not resume and not launched():
@@ -131,7 +143,7 @@ def run(options):
         report.write(out, sets, probabilities, heat.explain(model))
 
 
-def places(options):
+def places(options, start):
     """Returns the folder of the data, and that of the run."""
     folder = options.folder or Path("runs") / "moving-shapes-videos"
     if options.folder and not folder.exists():
@@ -139,7 +151,7 @@ def places(options):
             f"FOLDER must be a folder, or a table of files. Received: {folder}."
         )
     name = folder.stem if options.folder else "moving-shapes"
-    name = f"{name}-{start_of(options)}-seed{options.seed}"
+    name = f"{name}-{start}-seed{options.seed}"
     return folder, options.out or Path("runs") / name
 
 
@@ -148,26 +160,28 @@ def start_of(options):
         return "frozen"
     if options.image_vit:
         return "image"
+    if options.init:
+        return "init"
     return "checkpoint" if options.checkpoint else "scratch"
 
 
 def configure(options, folder):
     """Returns the settings of a run; those that depend on files come later."""
-    source = options.checkpoint or options.image_vit
-    if options.frozen and not source:
+    source = options.checkpoint or options.init
+    if options.frozen and not source and not options.image_vit:
         raise InputError(
-            "`--frozen` needs `--checkpoint` or `--image-vit`: random weights must "
-            "train. Received: neither."
+            "`--frozen` needs `--checkpoint`, `--image-vit` or `--init`: random "
+            "weights must train. Received: none."
         )
     if options.frozen and launched():
         raise InputError(
             "`--frozen` must be left out where several processes train: one process "
             "trains a head in seconds. Received: --frozen."
         )
-    if options.checkpoint and (options.variant or options.grid):
+    if source and (options.variant or options.grid):
         raise InputError(
-            "`--variant` and `--grid` must be left out with `--checkpoint`, which "
-            f"tells both. Received: {options.variant or options.grid}."
+            "`--variant` and `--grid` must be left out with `--checkpoint` and "
+            f"`--init`, which tell both. Received: {options.variant or options.grid}."
         )
     if not 0 < options.validation_split < 1:
         raise InputError(
@@ -176,11 +190,9 @@ def configure(options, folder):
         )
     start = start_of(options)
     rate, epochs, patience = SCHEDULES[start]
-    names = ("checkpoint", "image_vit", "frozen", "variant", "frames", "size", "grid")
-    names += ("stride", "fps", "window", "flip", "classes", "balanced")
-    names += ("validation_split", "batch_size", "seed", "cache")
+    names = ("checkpoint", "image_vit", "frozen", "variant", "balanced")
     configuration = {
-        **{name: getattr(options, name) for name in names},
+        **{name: getattr(options, name) for name in (*names, *COMMON)},
         "config": start,
         "dataset": folder.stem if options.folder else "moving shapes",
         "data": "files" if options.folder else "synthetic",
@@ -189,7 +201,9 @@ def configure(options, folder):
         "epochs": epochs,
         "patience": patience,
     }
-    if not options.checkpoint:
+    if options.init:
+        configuration["init"] = str(Path(options.init).resolve())
+    if not source:
         configuration["variant"] = options.variant or VARIANTS[0]
     if options.folder is None and start == "scratch":
         configuration |= {**MADE_UP, "epochs": 15, "patience": None}

@@ -26,6 +26,7 @@ SCRATCH = {
     "drop_path_rate": 0.1,
     "rescaling": (1 / 127.5, -1.0),
 }
+LOSS = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
 # Of a clip or volume, unless a checkpoint tells: frames, size, tubelets along t, h, w.
 VIDEO = {"frames": 16, "size": 64, "grid": (4, 8, 8), "flip": ["width"]}
 IMAGE = {**VIDEO, "size": 112}
@@ -58,7 +59,7 @@ def complete(configuration):
     named = {item.split for item in items}
     configuration["splits"] = sorted(str(name) for name in named)
     defaults = VOLUME if volumes else IMAGE if configuration["image_vit"] else VIDEO
-    if source := configuration["checkpoint"]:
+    if source := configuration["checkpoint"] or configuration.get("init"):
         defaults = {**defaults, **settings_of(source, configuration)}
     for name, value in defaults.items():
         if configuration.get(name) is None:
@@ -88,7 +89,7 @@ def shape_of(configuration):
     return configuration["frames"], height, width, configuration["channels"]
 
 
-def read(configuration):
+def read(configuration, label_mode="categorical"):
     """Returns the `Sets` of a folder."""
     splits = configuration["splits"]
     share = 0 if "validation" in splits else configuration["validation_split"]
@@ -99,7 +100,7 @@ def read(configuration):
         "stride": configuration["stride"],
         "target_fps": configuration["fps"],
         "window": configuration["window"],
-        "label_mode": "categorical",
+        "label_mode": label_mode,
         "classes": configuration["classes"],
         "seed": configuration["seed"],
         "cache_bytes": int(configuration["cache"] * 2**30),
@@ -112,9 +113,9 @@ def read(configuration):
     train = VideoFolder(folder, split="train", balanced=balanced, **options)
     validation = VideoFolder(folder, split="validation", **options)
     test = validation
-    if "test" in splits:
+    if label_mode and "test" in splits:
         test = VideoFolder(folder, split="test", **options)
-    if len(train.class_names) < 2:
+    if label_mode and len(train.class_names) < 2:
         raise InputError(
             f"FOLDER must hold two classes or more. Received: {train.class_names}."
         )
@@ -139,16 +140,16 @@ class AugmentedClips(RepeatableBatches):
     def make(self, epoch, index):
         if epoch != self.source.epoch:
             self.source.start_epoch(epoch)
-        videos, labels = self.source[index]
         # With one shape for all batches, a step is compiled once. The rows of other
         # processes stay empty: random numbers do not depend on how many there are.
-        batch = {"videos": self.whole(videos), "labels": self.whole(labels)}
+        parts = map(self.whole, self.source[index])
+        batch = dict(zip(("videos", "labels"), parts, strict=False))
         states = [layer.seed_generator.state for layer in self.augment]
         reseed(states, (self.seed, epoch, index))
         for layer in self.augment:
             batch = layer(batch, training=True)
         rows = processes.rows(self.source.batch_size)
-        return batch["videos"][rows], batch["labels"][rows]
+        return tuple(batch[name][rows] for name in batch)
 
     def whole(self, part):
         size = self.source.batch_size
@@ -204,7 +205,9 @@ def build(configuration, sets):
     head = {"num_classes": len(names), "class_names": names}
     shape = shape_of(configuration)
     variant = configuration["variant"]
-    if source := configuration["checkpoint"]:
+    if source := configuration["checkpoint"] or configuration.get("init"):
+        if "init" in configuration:  # Pre-training drops no paths.
+            head["drop_path_rate"] = SCRATCH["drop_path_rate"]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The checkpoint's head")
             model = ViViTClassifier.from_preset(source, video_shape=shape, **head)
@@ -212,11 +215,7 @@ def build(configuration, sets):
         backbone = ViViTBackbone.from_image_preset(source, shape, variant=variant)
         model = with_head(backbone, **head)
     else:
-        axes = zip(shape[:3], configuration["grid"], strict=True)
-        strides = tuple(max(n // parts, 1) for n, parts in axes)
-        axes = zip(shape[:3], configuration["grid"], strides, strict=True)
-        # Tubelets overlap where the grid does not divide the clip: all pixels count.
-        tubelet_size = tuple(n - (parts - 1) * step for n, parts, step in axes)
+        tubelet_size, strides = tubelets_of(configuration)
         model = ViViTClassifier(
             shape,
             tubelet_size=tubelet_size,
@@ -235,6 +234,17 @@ def build(configuration, sets):
     return model
 
 
+def tubelets_of(configuration):
+    """Returns the tubelet size and the strides that make a clip a grid of tokens."""
+    axes = list(zip(shape_of(configuration)[:3], configuration["grid"], strict=True))
+    strides = tuple(max(n // parts, 1) for n, parts in axes)
+    # Tubelets overlap where the grid does not divide the clip: all pixels count.
+    tubelet_size = tuple(
+        n - (parts - 1) * step for (n, parts), step in zip(axes, strides, strict=True)
+    )
+    return tubelet_size, strides
+
+
 def with_head(backbone, **head):
     """Returns a classifier with the weights of a backbone."""
     config = backbone.get_config()
@@ -245,7 +255,7 @@ def with_head(backbone, **head):
     return model
 
 
-def compile_model(model, configuration, steps):
+def compile_model(model, configuration, steps, loss=LOSS):
     """Compiles with AdamW, warm-up and cosine decay; kernels alone decay."""
     epochs = configuration["epochs"]
     warmup = -(-epochs // 10)
@@ -257,11 +267,7 @@ def compile_model(model, configuration, steps):
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.05, clipnorm=1.0)
     optimizer.exclude_from_weight_decay(var_names=["^(?!.*kernel)"])
-    model.compile(
-        optimizer,
-        keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
-        weighted_metrics=["accuracy"],
-    )
+    model.compile(optimizer, loss, weighted_metrics=["accuracy"] if loss else None)
     # Otherwise TensorFlow traces the first step twice, and a resumed model has no
     # optimizer variables to load.
     model.optimizer.build(model.trainable_variables)
