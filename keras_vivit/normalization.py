@@ -3,7 +3,7 @@
 import keras
 
 from keras_vivit import fast
-from keras_vivit.types import Tensor
+from keras_vivit.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_vivit")
@@ -13,6 +13,10 @@ class LayerNormalization(keras.layers.LayerNormalization):
     Keras 3.15's are wrong on TensorFlow. The class has Keras' name since the paths in
     weight files are made of class names. It normalizes the last axis only.
     """
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.axis = [-1]  # Keras 3.16 would keep the rank of these inputs.
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = fast.layer_norm(inputs, self.gamma, self.beta, self.epsilon, training)

@@ -120,7 +120,7 @@ def read(folder: Path, num_heads: int | None = None) -> Checkpoint:
         size, channels = config["image_size"], int(config["num_channels"])
         height, width = map(int, size if isinstance(size, list) else (size, size))
         frames = 1 if model.is_of_images else int(config["num_frames"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             "config.json must describe a model as `transformers` does. Received: "
             f"{folder}, model_type={kind!r} ({error!r})"

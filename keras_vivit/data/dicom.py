@@ -58,7 +58,7 @@ def _shape_of(header: Any) -> Shape:
         raise ValueError("the file holds no image")
     frames = int(header.get("NumberOfFrames") or 1)
     channels = int(header.get("SamplesPerPixel") or 1)
-    shape = (frames, header.Rows, header.Columns, channels)
+    shape = (frames, int(header.Rows), int(header.Columns), channels)
     return shape[frames == 1 : 4 - (channels == 1)]
 
 
@@ -123,11 +123,12 @@ def _slices_of(folder: Path, series: str | None) -> list[tuple[Path, Any]]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and is_dicom(path):
             header = read_header(path)
-            instance = header.get("SOPInstanceUID")
+            with reading(path):  # pydicom decodes an element when it is asked for.
+                instance = header.get("SOPInstanceUID")
+                uid = header.get("SeriesInstanceUID", "")
             # Copies of one slice count once.
             if "Rows" in header and instance not in known:
                 known.add(instance)
-                uid = header.get("SeriesInstanceUID", "")
                 groups.setdefault(uid, []).append((path, header))
     lines = {
         uid: f"{uid}: {len(slices)} files, {slices[0][1].get('Modality', '?')}, "

@@ -73,6 +73,11 @@ def encode(
         return np.array([_number(text) for text in texts], "float32"), None
     names = classes or sort_names({name for x in choices for name in names_in(x, mode)})
     index = {name: i for i, name in enumerate(names)}
+    if mode in ("int", "categorical") and "" in texts:
+        raise ValueError(
+            "`label` must be a column with a class for each file. Received: a file "
+            "without one."
+        )
     if mode == "int":
         return np.array([index[text] for text in texts], "int32"), names
     hot = np.zeros((len(texts), len(names)), "float32")
