@@ -1,5 +1,6 @@
 """Decodes many files at once, in processes that a damaged file may hang or kill."""
 
+import atexit
 import concurrent.futures
 import functools
 import json
@@ -48,7 +49,9 @@ def survey(path: Path) -> dict[str, Any]:
 
 @functools.cache
 def _process() -> "Process":
-    return Process()
+    process = Process()
+    atexit.register(process.close)
+    return process
 
 
 class Process:
