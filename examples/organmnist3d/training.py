@@ -190,7 +190,8 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
     model = build(data, configuration)
     describe(model, data, configuration)
     classes, batch_size = len(data.class_names), configuration["batch_size"]
-    augment = layers_for(configuration["augmentation"], data.sides)
+    with processes.local():
+        augment = layers_for(configuration["augmentation"], data.sides)
     fit(
         model,
         Batches(data.train, classes, batch_size, configuration["seed"], augment),
