@@ -207,7 +207,8 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
         verbose=verbose,
     )
     if processes.index() == 0:
-        model.save(folder / "unfinished.keras")
+        with processes.local():  # `save` makes variables, too.
+            model.save(folder / "unfinished.keras")
         os.replace(folder / "unfinished.keras", folder / "model.keras")
         shutil.rmtree(folder / "checkpoints")
     processes.gather(None)
