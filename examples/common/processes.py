@@ -7,6 +7,7 @@ first one alone writes and prints. With one process, all of this does nothing.
 """
 
 import atexit
+import contextlib
 import os
 import pickle
 import sys
@@ -115,6 +116,21 @@ def alone():
     """
     if launched() == "jax":
         keras.distribution.set_distribution(None)
+
+
+@contextlib.contextmanager
+def local():
+    """Has variables that are made within it belong to this process alone.
+
+    On JAX, others belong to all processes, and so do the arrays computed with them,
+    which `fit` does not take for a process's share of a batch.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def rows(size):

@@ -190,7 +190,8 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
     model = build(data, configuration)
     describe(model, data, configuration)
     classes, batch_size = len(data.class_names), configuration["batch_size"]
-    augment = layers_for(configuration["augmentation"], data.sides)
+    with processes.local():
+        augment = layers_for(configuration["augmentation"], data.sides)
     fit(
         model,
         Batches(data.train, classes, batch_size, configuration["seed"], augment),
@@ -206,7 +207,8 @@ def train(data, configuration, folder, callbacks=(), verbose=False):
         verbose=verbose,
     )
     if processes.index() == 0:
-        model.save(folder / "unfinished.keras")
+        with processes.local():  # `save` makes variables, too.
+            model.save(folder / "unfinished.keras")
         os.replace(folder / "unfinished.keras", folder / "model.keras")
         shutil.rmtree(folder / "checkpoints")
     processes.gather(None)

@@ -279,7 +279,9 @@ def compile_model(model, configuration, steps, loss=LOSS):
 def train(model, sets, configuration, folder, verbose=False):
     """Trains, or resumes training, and saves the epoch to keep in `preset`."""
     describe(model, sets, configuration)
-    batches = AugmentedClips(sets.train, layers_for(configuration))
+    with processes.local():
+        augment = layers_for(configuration)
+    batches = AugmentedClips(sets.train, augment)
     validation, trained = sets.validation, model
     if processes.count() > 1:
         validation = WeightedClips(validation)

@@ -1,5 +1,6 @@
 """What a folder, or a CSV file, holds: files, labels, splits and groups."""
 
+import contextlib
 import csv
 import os
 from collections.abc import Iterator
@@ -96,6 +97,26 @@ def _walk(folder: Path, number: int) -> Iterator[Item]:
 def _folders(folder: Path) -> list[Path]:
     paths = (path for path in folder.iterdir() if path.is_dir())
     return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def walk_clips(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields the videos and volumes in a folder and in the folders in it.
+
+    A folder of images, or of DICOM slices, is one clip.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [path for name in sorted(names) if _is_clip(path := Path(place, name))]
+        yield from [Path(place)] if _is_one_clip(files) else files
+
+
+def _is_one_clip(files: list[Path]) -> bool:
+    if files and all(path.suffix.lower() in decoding.IMAGES for path in files):
+        return True
+    with contextlib.suppress(OSError):
+        slices = (path.is_file() and dicom.is_dicom(path) for path in files)
+        return len(files) > 1 and all(slices)
+    return False
 
 
 def _is_clip(path: Path) -> bool:

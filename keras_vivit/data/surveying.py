@@ -1,6 +1,8 @@
 """Decodes many files at once, in processes that a damaged file may hang or kill."""
 
+import atexit
 import concurrent.futures
+import functools
 import json
 import queue
 import subprocess
@@ -35,6 +37,21 @@ def survey_videos(paths: list[Path], workers: int) -> list[dict[str, Any]]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.close()
+
+
+def survey(path: Path) -> dict[str, Any]:
+    """Returns what `decoding.survey` does, from a process that later files share."""
+    result = _process().ask(path)
+    if "error" in result:
+        raise decoding.UnreadableError(path, result["error"])
+    return result
+
+
+@functools.cache
+def _process() -> "Process":
+    process = Process()
+    atexit.register(process.close)
+    return process
 
 
 class Process:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -59,24 +59,28 @@ def predict_views(
     validation.positive_int("num_clips", num_clips, validation.MOST_FRAMES)
     num_crops = validation.choice("num_crops", num_crops, (1, 3))
     validation.choice("average", average, ("logits", "probabilities"))
-    layout = _layout(model, stride, rule, size)
-    views = _read_views(source, layout, num_clips, num_crops)
+    layout = layout_of(model, stride, rule, size)
+    views = read_views(source, layout, num_clips, num_crops)
     outputs = model.predict(views, batch_size=num_crops, verbose=0)
-    kind = _activation(model)
-    return keras.tree.map_structure(lambda x: _merge(x, kind, average), outputs)
+    kind = activation_of(model)
+    return keras.tree.map_structure(lambda x: merge(x, kind, average), outputs)
 
 
-def _read_views(
+def read_views(
     source: Any,
     layout: clips.Layout,
     num_clips: int,
     num_crops: int,
+    survey: Callable[[Any], dict[str, Any]] = decoding.survey,
 ) -> np.ndarray:
-    """Returns a video's views, `(num_clips * num_crops, ...)`, or a volume's one."""
+    """Returns the views of a video, `(num_clips * num_crops, ...)`, or a volume's one.
+
+    `survey` is how a file is decoded for the first time, see `decoding.survey`.
+    """
     path = None if hasattr(source, "shape") else validation.path("source", source)
     if path is not None and listing.is_volume(path):
         return clips.read_scan(path, layout, clips.Cache(0))[None]
-    facts = _facts_of(source)
+    facts = _facts_of(source, survey)
     indices = clips.sample_frames(facts, layout, num_clips=num_clips)
     needed, places = np.unique(indices, return_inverse=True)
     size, spaces = clips.resized(facts, layout), clips.check_size(facts, layout)
@@ -126,7 +130,7 @@ def predict_over_time(
     >>> keras_vivit.data.predict_over_time(model, "match.mp4")[0]  # doctest: +SKIP
     array([   0,   16,   32, ..., 8960, 8970])
     """
-    layout, facts = _layout(model, stride, None, size), _facts_of(source)
+    layout, facts = layout_of(model, stride, None, size), _facts_of(source)
     batch_size = validation.positive_int("batch_size", batch_size)
     offsets = layout.stride * np.arange(layout.shape[0])
     if layout.target_fps and facts.rate:
@@ -142,7 +146,7 @@ def predict_over_time(
             _slide(_stream(source, facts, layout), windows), batch_size
         )
     ]
-    kind = _activation(model)
+    kind = activation_of(model)
     return starts, keras.tree.map_structure(
         lambda *parts: _probabilities(np.concatenate(parts), kind), *outputs
     )
@@ -196,7 +200,7 @@ def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
 # === Sources ===
 
 
-def _layout(
+def layout_of(
     model: keras.Model,
     stride: int | None = None,
     rule: str | None = None,
@@ -228,7 +232,9 @@ def _layout(
     )
 
 
-def _facts_of(source: Any) -> clips.Facts:
+def _facts_of(
+    source: Any, survey: Callable[[Any], dict[str, Any]] = decoding.survey
+) -> clips.Facts:
     if hasattr(source, "shape"):
         validation.tensors("source", source)
         if len(source.shape) != 4 or not len(source):
@@ -238,7 +244,7 @@ def _facts_of(source: Any) -> clips.Facts:
             )
         return clips.Facts("source", len(source), None, tuple(source.shape[1:3]))
     optional_package("av", video.EXTRA)
-    facts = decoding.survey(validation.path("source", source))
+    facts = survey(validation.path("source", source))
     return clips.Facts(source, facts["frames"], facts["rate"], tuple(facts["size"]))
 
 
@@ -255,7 +261,7 @@ def _resize(frame: np.ndarray, size: Shape) -> np.ndarray:
 # === Outputs ===
 
 
-def _activation(model: keras.Model) -> str | None:
+def activation_of(model: keras.Model) -> str | None:
     """Returns the name of the function that gives the model's outputs, or `None`."""
     activation = getattr(model, "classifier_activation", None)
     if activation is None:
@@ -296,7 +302,7 @@ def _squash(logits: np.ndarray, kind: str | None) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _merge(outputs: np.ndarray, kind: str | None, average: str) -> np.ndarray:
+def merge(outputs: np.ndarray, kind: str | None, average: str) -> np.ndarray:
     """Averages over the views."""
     if average == "probabilities":
         return _probabilities(outputs, kind).mean(axis=0)

@@ -19,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import h5py
@@ -107,16 +108,25 @@ def commands(folder):
     def preset(out):
         return code(PRESET, out)
 
+    def many(out):
+        script, options = EXAMPLES / "video" / "predict_many.py", ("--workers", 1)
+        options += ("--part", 2, "--preset", folder / "model", "--out", out)
+        return [sys.executable, str(script), str(clips), *map(str, options)]
+
     def again(start):
         return lambda out: [*start(out), "--resume"]
 
-    return [
+    found = [
         Command("train.py", train, again(train), _predictions),
         Command("search.py", search, search, _trials),
         Command("video/train.py", video, again(video), _predictions),
         Command("save_to_preset", preset, preset, _preset),
         Command("distributed.py", distributed, distributed, _checkpoint),
     ]
+    if find_spec("ray"):
+        _write_model(folder / "model")
+        found.append(Command("video/predict_many.py", many, many, _rows))
+    return found
 
 
 def _write_volumes(path):
@@ -139,6 +149,14 @@ def _write_clips(folder):
             for number in range(count):
                 array = rng.integers(0, 255, (4, 8, 8), "uint8")
                 np.save(folder / split / label / f"{number}.npy", array)
+
+
+def _write_model(folder):
+    import keras_vivit
+
+    keras_vivit.ViViTClassifier(
+        (4, 8, 8, 1), 2, tubelet_size=(4, 8, 8), embed_dim=8, num_layers=1, num_heads=1
+    ).save_to_preset(folder)
 
 
 def _predictions(folder):
@@ -167,6 +185,15 @@ def _checkpoint(folder):
         return [saved[name] for name in saved.files]
 
 
+def _rows(folder):
+    """What each file's row has: a file without one, or with two, changes that."""
+    from pyarrow import parquet
+
+    rows = parquet.read_table(folder / "predictions").to_pylist()
+    rows.sort(key=lambda row: row["path"])
+    return [np.array([sorted(row["probabilities"]) for row in rows])]
+
+
 # === Files ===
 
 
@@ -185,7 +212,7 @@ def _is_unfinished(path, folder):
     return (
         path.name in names
         or path.suffix == ".part"
-        or any(part.startswith((".", "tmp")) for part in parts)
+        or any(part.startswith((".", "_", "tmp")) for part in parts)
     )
 
 
@@ -200,6 +227,10 @@ def _is_whole(path):
             case ".h5":
                 with h5py.File(path) as file:
                     file.visititems(lambda _, x: np.asarray(x) if x.shape else 0)
+            case ".parquet":
+                from pyarrow import parquet
+
+                parquet.read_table(path)
             case ".csv":
                 with path.open(newline="") as file:
                     rows = list(csv.reader(file))
