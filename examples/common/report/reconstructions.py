@@ -3,6 +3,8 @@
 A page as `page` makes it, without predictions of classes.
 """
 
+import math
+
 import numpy as np
 
 from common import run_folder
@@ -27,6 +29,7 @@ def write(folder, about, model, samples):
     rows = gallery.choose(len(samples), record["seed"], COUNT)
     shown = steps(model, np.stack([samples[row] for row in rows]))
     kept, noun = metrics["kept_epoch"], about.noun
+    tokens = math.prod(model.get_layer("mask").output.shape[1:])
     sections = page.fill(
         "reconstructions.html",
         training=page.training(metrics),
@@ -34,7 +37,7 @@ def write(folder, about, model, samples):
         kept=kept,
         noun=noun,
         shown=f"{len(rows)} {about.kind}{noun}s, {about.part} by {about.part}",
-        ratio=f"{100 * model.mask_ratio:.0f}",
+        ratio=f"{100 * model.output.shape[1] / tokens:.0f}",
         gallery=cards(rows, shown, about),
     )
     loss = history[kept - 1]["val_loss"]
