@@ -296,9 +296,11 @@ class ViViTMaskedAutoencoder(Model):
     ) -> "ViViTMaskedAutoencoder":
         """Builds the model from a preset, or with the weights of a checkpoint.
 
-        It takes what `ViViTBackbone.from_preset` takes. A pre-trained VideoMAE in the
-        `transformers` format and a folder of `save_to_preset` bring their decoder; with
-        other sources it is new. Tubelets lie side by side, whatever the source has.
+        It takes what `ViViTBackbone.from_preset` takes. A pre-trained VideoMAE, in the
+        `transformers` format or as the original `.pth` file, and a folder of
+        `save_to_preset` bring their decoder; with other sources it is new. A `.pth`
+        file does not tell the heads: `num_heads` and `decoder_num_heads` default to one
+        for each 64 channels. Tubelets lie side by side, whatever the source has.
         """
         validation.known_arguments(overrides, cls)
         config = presets.find(source, load_weights)

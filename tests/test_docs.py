@@ -9,6 +9,7 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 import pytest
 from helpers import once
 
@@ -170,6 +171,33 @@ def test_maps_have_the_numbers_of_the_benchmark(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     lines = (DOCS / "visualization.md").read_text().splitlines()
     assert set(importlib.import_module("visualization").tables()) <= set(lines)
+
+
+def test_reconstructions_of_a_volume_and_a_clip_are_drawn(monkeypatch, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(DOCS)
+    draw = importlib.import_module("pretraining").draw
+    decoder = {"dim": 8, "num_layers": 1, "num_heads": 2, "mlp_dim": 8}
+    for channels in (1, 3):
+        model = keras_vivit.ViViTMaskedAutoencoder(
+            (8, 16, 16, channels),
+            tubelet_size=(2, 8, 8),
+            mask_ratio=0.5,
+            embed_dim=8,
+            num_layers=1,
+            num_heads=2,
+            mlp_dim=8,
+            **{f"decoder_{name}": value for name, value in decoder.items()},
+        )
+        path = tmp_path / f"{channels}.jpg"
+        draw(path, model, np.full((3, 8, 16, 16, channels), 255, "uint8"))
+        with image.open(path) as picture:
+            shown = np.asarray(picture.convert("L"))
+        # Four rows: the input is white, and so are the means of its tubelets.
+        white = [(part > 250).mean() for part in np.array_split(shown, 4)]
+        assert white[0] > white[1] + 0.2
+        assert white[3] == pytest.approx(white[0], abs=0.02)
 
 
 @pytest.mark.skipif(

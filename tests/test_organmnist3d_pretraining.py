@@ -73,6 +73,18 @@ def test_run_folder_holds_the_model_and_its_losses(finished):
     assert model.backbone.video_shape == (28, 28, 28, 1)
 
 
+def test_report_shows_volumes_of_the_validation(npz, finished, capsys):
+    (finished / "report.html").unlink()
+    assert pretrain.main(options(npz, finished, "--resume")) == 0
+    assert "is finished" in capsys.readouterr().out
+    page = (finished / "report.html").read_text("utf-8")
+    assert "Pre-trained without labels on 8 volumes of 28" in page
+    assert "4 volumes, slice by slice" in page
+    assert page.count("data:image/gif") == 4 * 4
+    assert "test volumes" not in page
+    assert "CC BY 4.0" in page
+
+
 def test_interrupted_run_resumes_to_the_same_weights(
     npz, finished, tmp_path, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -69,18 +70,32 @@ def test_interrupted_run_ends_as_one_that_was_not(videos, finished, tmp_path, ca
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_report_shows_videos_of_the_validation(videos, finished, capsys):
+    (finished / "report.html").unlink()
+    assert start(videos, finished, "--mask-ratio", 0.5, "--resume") == 0
+    assert "is finished" in capsys.readouterr().out
+    page = (finished / "report.html").read_text("utf-8")
+    assert "Pre-trained without labels on 13 videos of 4 &times; 16" in page
+    assert "3 videos, frame by frame" in page
+    assert page.count("data:image/gif") == 3 * 4
+    assert "test videos" not in page
+    assert str(finished.parent) not in page
+
+
 def test_classifier_starts_from_the_encoder(videos, finished, tmp_path, monkeypatch):
     started = []
 
-    def stop(model, *_):
-        started.append(model)
+    def stop(model, sets, *_):
+        started.append((model, sets))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)
     options = ["--init", str(finished / "preset"), "--out", str(tmp_path / "run")]
     with pytest.raises(KeyboardInterrupt):
-        train.main([str(videos / "train"), *options])
-    (model,) = started
+        train.main([str(videos / "train"), *options, "--train-share", "0.34"])
+    ((model, sets),) = started
+    assert sets.train.labels.sum(axis=0).tolist() == [1, 1, 1, 1]
+    assert len(sets.validation.files) > 0
     assert model.backbone.input_shape[1:] == (4, 16, 16, 3)
     assert model.backbone.drop_path_rate == training.SCRATCH["drop_path_rate"]
     autoencoder = keras_vivit.ViViTMaskedAutoencoder.from_preset(finished / "preset")
@@ -88,6 +103,22 @@ def test_classifier_starts_from_the_encoder(videos, finished, tmp_path, monkeypa
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (a, b)))
     record = run_folder.record_of(tmp_path / "run")
     assert record["init"] == str((finished / "preset").resolve())
+    assert record["train_share"] == 0.34
+
+
+def test_share_is_of_each_class_and_the_same_for_the_same_seed():
+    def kept(share, seed):
+        labels = np.repeat(np.eye(3), (20, 10, 1), axis=0)
+        source = SimpleNamespace(labels=labels, files=[*range(31)], seed=seed)
+        source.facts = [str(file) for file in source.files]
+        training.keep_share(source, share)
+        assert source.facts == [str(file) for file in source.files]
+        np.testing.assert_array_equal(source.labels, labels[source.files])
+        return source
+
+    assert kept(0.1, 0).labels.sum(axis=0).tolist() == [2, 1, 1]
+    assert kept(0.5, 0).files == kept(0.5, 0).files
+    assert kept(0.5, 0).files != kept(0.5, 1).files
 
 
 @pytest.mark.parametrize(

@@ -363,6 +363,7 @@ def test_resampled_table_is_not_written(tmp_path):
 ORIGINAL = {  # the names of `transformers`, and those of the repository
     r"^videomae\.": "",
     r"^encoder\.layer\.": "blocks.",
+    r"^decoder\.decoder_layers\.": "decoder.blocks.",
     r"layernorm_before": "norm1",
     r"layernorm_after": "norm2",
     r"attention\.output\.dense": "attn.proj",

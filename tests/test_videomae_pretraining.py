@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from helpers import STORED_OR_NOW, flat
 from scenic import assert_close
+from test_videomae import needs_torch, original
 
 import keras_vivit as kv
+from keras_vivit.checkpoints.videomae import DECODER
 from keras_vivit.positions import sequence_table
 
 STORED = pathlib.Path(__file__).parent / "parity" / "transformers"
@@ -81,3 +83,25 @@ def test_wrong_heads_of_the_decoder_are_an_error(heads, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"(?i)heads.*must be|must be.*heads"):
         kv.ViViTMaskedAutoencoder.from_preset(tmp_path / NAME)
+
+
+@needs_torch
+@pytest.mark.parametrize("root", ["model", None])
+def test_original_file_brings_its_decoder(root, tmp_path):
+    import torch
+    from safetensors import numpy as safetensors
+
+    state = original(safetensors.load_file(STORED / NAME / "model.safetensors"))
+    state = {
+        name if DECODER.match(name) else f"encoder.{name}": tensor
+        for name, tensor in state.items()
+    }
+    path = tmp_path / "checkpoint.pth"
+    torch.save({root: state, "epoch": 1600} if root else state, path)
+    given = {"video_shape": (4, 16, 16, 3), "layer_norm_epsilon": 1e-12}
+    given |= {"num_heads": 6, "decoder_num_heads": 3}
+    model = kv.ViViTMaskedAutoencoder.from_preset(path, **given, **MASK)
+    x, voxels, _ = outputs()
+    assert_close(model.predict(x, verbose=0), voxels)
+    with pytest.raises(ValueError, match=r"divisible among the heads.*num_heads=5"):
+        kv.ViViTMaskedAutoencoder.from_preset(path, **{**given, "decoder_num_heads": 5})

@@ -66,6 +66,18 @@ def about(data, record):
     )
 
 
+def about_pretraining(data, record, volumes):
+    """Returns that of a training without labels on so many volumes."""
+    changed = about(data, record)
+    facts = {**changed.facts, "training volumes": volumes, "test volumes": None}
+    size = " &times; ".join([str(record["size"])] * 3)
+    return changed._replace(
+        lead=f"Pre-trained without labels on {volumes:,} {changed.kind}volumes of "
+        f"{size} voxels, validated on {len(data.val.labels):,}.",
+        facts=facts,
+    )
+
+
 def display_name(data):
     if data.source == "synthetic":
         return "synthetic volumes"

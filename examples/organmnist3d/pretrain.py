@@ -8,18 +8,17 @@ Validation and test volumes are never trained on.
 """
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 
+import about_medmnist
 import numpy as np
 from configs import PRETRAINING, VARIANTS
 from data import SETS, SIZES, Split, load
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import run_folder
+from common import pretraining, run_folder
 from common.command_line import choose_backend, exit_status, positive, whole
 
 # One encoder cannot have a mask for each of its stages.
@@ -91,10 +90,16 @@ def run(options):
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     from common import versions
 
-    if not (folder / "model").exists():
+    images = np.concatenate([x.train.images for x in (data, *others)])
+    if (folder / "model").exists():
+        print(f"The run in {folder} is finished; making its report again.")
+    else:
         run_folder.note(folder, versions=versions.installed())
-        images = np.concatenate([x.train.images for x in (data, *others)])
         pretrain(images, data, configuration, folder, options.verbose)
+    about = about_medmnist.about_pretraining(
+        data, run_folder.record_of(folder), len(images)
+    )
+    pretraining.report(folder, "model", about, data.val.images)
     print(f"Next: python examples/organmnist3d/train.py --init {folder / 'model'}")
 
 
@@ -102,7 +107,6 @@ def pretrain(images, data, configuration, folder, verbose):
     """Trains, or resumes training, and saves the model into `folder / "model"`."""
     import keras
     import training
-    from common.fitting import fit
 
     import keras_vivit
 
@@ -125,18 +129,16 @@ def pretrain(images, data, configuration, folder, verbose):
     model.compile(training.optimizer(configuration, len(batches)))
     model.optimizer.build(model.trainable_variables)
     training.describe(model, data._replace(train=volumes), configuration)
-    fit(
+    pretraining.train(
         model,
         batches,
         (data.val.images,),
         folder,
+        "model",
         epochs=configuration["epochs"],
         validation_batch_size=training.even_batch(len(data.val.labels), batch_size),
         verbose=verbose,
     )
-    model.save_to_preset(folder / "unfinished")
-    os.replace(folder / "unfinished", folder / "model")
-    shutil.rmtree(folder / "checkpoints")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ FOLDER is that of `train.py`; its classes do not matter, and test files are neve
 """
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from common import run_folder
+from common import pretraining, run_folder
 from common.command_line import InputError, choose_backend, exit_status, input_errors
 
 from video import moving_shapes
@@ -64,7 +62,7 @@ def run(options):
     if options.folder is None:
         moving_shapes.write(folder)
 
-    from video import training
+    from video import report, training
 
     with input_errors():
         training.complete(configuration)
@@ -75,9 +73,13 @@ def run(options):
         run_folder.check_unchanged(out, configuration)
     else:
         run_folder.start(out, configuration)
-    if not (out / "preset").exists():
+    if (out / "preset").exists():
+        print(f"The run in {out} is finished; making its report again.")
+    else:
         run_folder.note(out, versions=versions.installed())
         pretrain(model, sets, configuration, out, options.verbose)
+    about = report.about_pretraining(sets, run_folder.record_of(out))
+    pretraining.report(out, "preset", about, report.Clips(sets.validation))
     print(f"Next: python examples/video/train.py {folder} --init {out / 'preset'}")
 
 
@@ -140,8 +142,6 @@ def build(configuration):
 
 def pretrain(model, sets, configuration, folder, verbose):
     """Trains, or resumes training, and saves the model into `folder / "preset"`."""
-    from common.fitting import fit
-
     from video import training
 
     print(
@@ -152,17 +152,15 @@ def pretrain(model, sets, configuration, folder, verbose):
     )
     batches = training.AugmentedClips(sets.train, training.layers_for(configuration))
     training.compile_model(model, configuration, len(batches), loss=None)
-    fit(
+    pretraining.train(
         model,
         batches,
         sets.validation,
         folder,
+        "preset",
         epochs=configuration["epochs"],
         verbose=verbose,
     )
-    model.save_to_preset(folder / "unfinished")
-    os.replace(folder / "unfinished", folder / "preset")
-    shutil.rmtree(folder / "checkpoints")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ class Clips:
     def __init__(self, files):
         self.files = files
 
+    def __len__(self):
+        return len(self.files.files)
+
     def __getitem__(self, row):
         return np.rint(self.files.read(int(row))).astype("uint8")
 
@@ -69,24 +72,41 @@ def write_table(path, files, labels, probabilities, names):
 
 
 def about(sets, record):
+    about = about_files(sets, record, ("train", "validation", "test"))
+    made_up = record["data"] == "synthetic"
+    notice = "synthetic" if made_up else sets.tested
+    size = " &times; ".join(map(str, training.shape_of(record)[:3]))
+    trained, tested = len(sets.train.files), len(sets.test.files)
+    return about._replace(
+        lead=f"Trained on {trained:,} {about.kind}{about.noun}s, of which the model "
+        f"sees {size} pixels, to tell {len(sets.train.class_names)} classes apart; "
+        f"tested on {tested:,} {sets.tested} {about.noun}s.",
+        notice=f'<p class="notice {notice}">{NOTICES[notice]}</p>',
+    )
+
+
+def about_pretraining(sets, record):
+    about = about_files(sets, record, ("train", "validation"))
+    size = " &times; ".join(map(str, training.shape_of(record)[:3]))
+    return about._replace(
+        lead=f"Pre-trained without labels on {len(sets.train.files):,} {about.kind}"
+        f"{about.noun}s of {size} pixels, validated on "
+        f"{len(sets.validation.files):,}."
+    )
+
+
+def about_files(sets, record, splits):
+    """Returns what the report says of any training on these files."""
     noun, part = ("volume", "slice") if sets.train.volumes else ("video", "frame")
     made_up = record["data"] == "synthetic"
-    kind = "made-up " if made_up else ""
-    counts = {
-        f"{name} {noun}s": len(getattr(sets, name).files)
-        for name in ("train", "validation", "test")
-    }
-    size = " &times; ".join(map(str, training.shape_of(record)[:3]))
-    notice = "synthetic" if made_up else sets.tested
+    counts = {f"{name} {noun}s": len(getattr(sets, name).files) for name in splits}
     return About(
         name=escape(record["dataset"]),
         noun=noun,
         part=part,
-        kind=kind,
-        lead=f"Trained on {len(sets.train.files):,} {kind}{noun}s, of which the model "
-        f"sees {size} pixels, to tell {len(sets.train.class_names)} classes apart; "
-        f"tested on {len(sets.test.files):,} {sets.tested} {noun}s.",
-        notice=f'<p class="notice {notice}">{NOTICES[notice]}</p>',
+        kind="made-up " if made_up else "",
+        lead="",
+        notice="",
         facts={"name": record["dataset"], **counts},
         ribbon='<p class="ribbon">Made-up videos</p>' if made_up else "",
     )

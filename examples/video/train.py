@@ -26,6 +26,7 @@ from common.command_line import (
     launched,
     positive,
     resumes,
+    share,
     whole,
 )
 
@@ -71,6 +72,13 @@ def parse(arguments):
     )
     add("--frozen", action="store_true", help="train only what is new: fast")
     add("--variant", choices=VARIANTS, help=f"default: {VARIANTS[0]}")
+    add(
+        "--train-share",
+        type=share,
+        default=1.0,
+        metavar="SHARE",
+        help="use this share of each class' training files, for example 0.1",
+    )
     add("--balanced", action="store_true", help="draw each class equally often")
     add("--patience", type=positive, help="epochs without a better val_loss")
     add("--out", type=Path, help="results (default: runs/FOLDER-START-seedN)")
@@ -100,7 +108,10 @@ def add_common(add):
 
 
 def run(options):
-    folder, out = places(options, start_of(options))
+    start = start_of(options)
+    if options.train_share < 1:
+        start += f"-share{options.train_share:g}"
+    folder, out = places(options, start)
     resume = resumes(options, out)
     earlier = run_folder.record_of(out) if resume else {}
     if not resume and not launched():
@@ -203,6 +214,8 @@ def configure(options, folder):
     }
     if options.init:
         configuration["init"] = str(Path(options.init).resolve())
+    if options.train_share < 1:
+        configuration["train_share"] = options.train_share
     if not source:
         configuration["variant"] = options.variant or VARIANTS[0]
     if options.folder is None and start == "scratch":

@@ -92,10 +92,10 @@ def shape_of(configuration):
 def read(configuration, label_mode="categorical"):
     """Returns the `Sets` of a folder."""
     splits = configuration["splits"]
-    share = 0 if "validation" in splits else configuration["validation_split"]
+    held_out = 0 if "validation" in splits else configuration["validation_split"]
     options = {
         "video_shape": shape_of(configuration),
-        "validation_split": share,
+        "validation_split": held_out,
         "batch_size": configuration["batch_size"],
         "stride": configuration["stride"],
         "target_fps": configuration["fps"],
@@ -119,7 +119,23 @@ def read(configuration, label_mode="categorical"):
         raise InputError(
             f"FOLDER must hold two classes or more. Received: {train.class_names}."
         )
+    if share := configuration.get("train_share"):
+        keep_share(train, share)
     return Sets(train, validation, test, "test" if "test" in splits else "validation")
+
+
+def keep_share(source, share):
+    """Leaves a `VideoFolder` a share of the files of each class, one or more."""
+    classes = source.labels.argmax(axis=1)
+    order = np.random.default_rng(source.seed).permutation(len(classes))
+    rows = []
+    for label in np.unique(classes):
+        files = order[classes[order] == label]
+        rows.extend(files[: max(round(share * len(files)), 1)])
+    rows = np.sort(rows)
+    source.files = [source.files[row] for row in rows]
+    source.facts = [source.facts[row] for row in rows]
+    source.labels = source.labels[rows]
 
 
 class AugmentedClips(RepeatableBatches):

@@ -70,7 +70,7 @@ def read(stored: Tensors, given: dict[str, Any], path: Path) -> Checkpoint:
     heads = validation.positive_int("num_heads", given["num_heads"])
     renamed: Tensors = {}
     for name, tensor in stored.items():
-        if _UNUSED.match(name):
+        if _UNUSED.match(name) or UNETR.match(name):
             continue
         if name == PERCEPTRON:
             tensor = _convolution(tensor, given["tubelet_size"], path)

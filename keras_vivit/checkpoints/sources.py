@@ -150,7 +150,7 @@ def _read_state_dict(stored: Tensors, given: dict[str, Any], path: Path) -> Chec
 def _below(
     prefix: str, stored: Tensors, others: re.Pattern[str], path: Path
 ) -> Tensors:
-    """Returns the tensors below a prefix, which all but the known others must have."""
+    """Removes a prefix, which the names of all but the known others must have."""
     outside = [
         name
         for name in stored
@@ -162,8 +162,4 @@ def _below(
             f"its state dict alone. Received: {path} with {len(outside)} others, "
             f"{', '.join(outside[:5])}"
         )
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in stored.items()
-        if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): tensor for name, tensor in stored.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_vivit import validation
 from keras_vivit.checkpoints import names, pixels, torch_layout
 from keras_vivit.checkpoints.names import FINAL_NORM, HEAD, HEAD_NORM
 from keras_vivit.checkpoints.tensors import Checkpoint, Tensors
@@ -37,21 +38,23 @@ def decoder_of_transformers(
     stored: Tensors, config: dict[str, Any], folder: Path
 ) -> Tensors:
     """Returns the decoder's tensors under Scenic's names, if the model has one."""
+    heads = config.get("decoder_num_attention_heads")
+    if any(map(DECODER.match, stored)) and (not isinstance(heads, int) or heads < 1):
+        raise ValueError(
+            "`decoder_num_attention_heads` in config.json must be a positive integer. "
+            f"Received: {heads!r} in {folder}"
+        )
+    return _decoder(stored, heads or 1, folder)
+
+
+def _decoder(stored: Tensors, heads: int, source: Path) -> Tensors:
     renamed = {}
     for name, tensor in stored.items():
         if DECODER.match(name):
             for pattern, new in _DECODER_NAMES.items():
                 name = re.sub(pattern, new, name)
             renamed[name] = tensor
-    if not renamed:
-        return {}
-    heads = config.get("decoder_num_attention_heads")
-    if not isinstance(heads, int) or heads < 1:
-        raise ValueError(
-            "`decoder_num_attention_heads` in config.json must be a positive integer. "
-            f"Received: {heads!r} in {folder}"
-        )
-    tensors = torch_layout.to_scenic(renamed, heads, folder)
+    tensors = torch_layout.to_scenic(renamed, heads, source)
     return {
         re.sub("^Transformer/", f"{names.DECODER}/", name): tensor
         for name, tensor in tensors.items()
@@ -106,6 +109,7 @@ def biases_of_attention(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 _NAMES = {  # to those of `transformers`
     r"^blocks\.": "encoder.layer.",
+    r"^decoder\.blocks\.": "decoder.decoder_layers.",
     r"\.norm1\.": ".layernorm_before.",
     r"\.norm2\.": ".layernorm_after.",
     r"\.attn\.proj\.": ".attention.output.dense.",
@@ -127,8 +131,8 @@ def read(stored: Tensors, given: dict[str, Any], path: Path) -> Checkpoint:
 
     Args:
         stored: Tensors under the repository's names.
-        given: Dictionary of constructor arguments. `num_heads` defaults to one head for
-            each 64 channels.
+        given: Dictionary of constructor arguments. `num_heads` and `decoder_num_heads`
+            default to one head for each 64 channels.
         path: The file, for errors.
 
     Raises:
@@ -140,15 +144,19 @@ def read(stored: Tensors, given: dict[str, Any], path: Path) -> Checkpoint:
             f"{PATCHES} must have five axes, as VideoMAE's has: this is a file of an "
             f"image model. Received: shape={kernel.shape} in {path}"
         )
-    stored = without_decoder(stored)
     renamed: Tensors = {}
     for name, tensor in stored.items():
         for pattern, new in _NAMES.items():
             name = re.sub(pattern, new, name)
         renamed[name] = tensor
-    heads = given.get("num_heads") or max(kernel.shape[0] // _HEAD_SIZE, 1)
     renamed = torch_layout.split_projections(renamed)
-    tensors = torch_layout.to_scenic(renamed, heads, path)
+    heads = given.get("num_heads") or max(kernel.shape[0] // _HEAD_SIZE, 1)
+    tensors = torch_layout.to_scenic(without_decoder(renamed), heads, path)
+    if embedding := stored.get("encoder_to_decoder.weight"):
+        heads = max(sum(embedding.shape[:1]) // _HEAD_SIZE, 1)
+        heads = given.get("decoder_num_heads", heads)
+        heads = validation.positive_int("decoder_num_heads", heads)
+        tensors |= _decoder(renamed, heads, path)
     has_bias = any(name.endswith("q_bias") for name in stored)
     torch_layout.add_zero_biases(
         tensors, ["key"] if has_bias else torch_layout.PROJECTIONS

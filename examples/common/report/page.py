@@ -1,7 +1,8 @@
 """One self-contained HTML page about a run: `report.html`.
 
 It loads nothing, runs no script, and names no path of the machine it was made on.
-`page.html` holds the text that is always the same, `page.css` the looks.
+`frame.html` and `page.html` hold the text that is always the same, `page.css` the
+looks.
 """
 
 import re
@@ -15,6 +16,14 @@ from common.report import charts, gallery, heat, results
 from common.report.measures import decide
 
 FOLDER = Path(__file__).parent
+LINKS = {
+    "results": "Results",
+    "training": "Training",
+    "confusion": "Confusions",
+    "classes": "Classes",
+    "samples": "Samples",
+    "mistakes": "Mistakes",
+}
 
 
 class About(NamedTuple):
@@ -54,16 +63,9 @@ def build(data, about, record, history, metrics, probabilities, shown, explain=N
     labels, kept, noun = data.test.labels, metrics["kept_epoch"], about.noun
     predicted = decide(probabilities, data.task)
     mistakes = gallery.most_confident_mistakes(labels, predicted, probabilities)
-    return Template((FOLDER / "page.html").read_text("utf-8")).substitute(
-        style=(FOLDER / "page.css").read_text("utf-8"),
-        title=f"ViViT on {about.name}: accuracy {metrics['accuracy']:.3f}",
-        ribbon=about.ribbon,
-        kicker=kicker(record),
-        heading=f"Video Vision Transformer on {about.name}",
-        lead=about.lead,
-        notice=about.notice,
+    sections = fill(
+        "page.html",
         samples=f"{noun}s",
-        samples_capitalized=f"{noun}s".capitalize(),
         test_samples=f"{len(labels):,} {about.kind}test {noun}s",
         results=results.headline(about, metrics),
         follows=" All that follows is of the single view."
@@ -98,9 +100,37 @@ def build(data, about, record, history, metrics, probabilities, shown, explain=N
         )
         if len(mistakes)
         else f"<p>There is none: every test {noun} is predicted right.</p>",
+    )
+    links = {**LINKS, "samples": f"{noun}s".capitalize()}
+    title = f"ViViT on {about.name}: accuracy {metrics['accuracy']:.3f}"
+    return framed(title, sections, links, about, record, metrics)
+
+
+def framed(title, sections, links, about, record, metrics):
+    """Returns a page of sections; `links` has the id of each one and its name."""
+    links = {**links, "run": "The run"}
+    return fill(
+        "frame.html",
+        style=(FOLDER / "page.css").read_text("utf-8"),
+        title=title,
+        ribbon=about.ribbon,
+        kicker=kicker(record),
+        heading=f"Video Vision Transformer on {about.name}",
+        lead=about.lead,
+        notice=about.notice,
+        links="\n".join(
+            f'<li><a href="#{section}">{name}</a></li>'
+            for section, name in links.items()
+        ),
+        sections=sections,
         facts=facts(about, record, metrics),
         licence=about.licence,
     )
+
+
+def fill(name, **values):
+    """Returns the text of a template with values filled in."""
+    return Template((FOLDER / name).read_text("utf-8")).substitute(values)
 
 
 def kicker(record):
