@@ -352,6 +352,26 @@ def test_results_are_kept_without_paths(finished, videos, tmp_path, capsys):
     assert capsys.readouterr().out == f"{row}\n"
 
 
+def test_starts_and_shares_have_files_and_rows_of_their_own(
+    finished, tmp_path, capsys
+):
+    path = finished / "metrics.json"
+    whole = path.read_text()
+    metrics = json.loads(whole)
+    start = {"config": "init", "init": str(tmp_path / "x"), "train_share": 0.1}
+    metrics["configuration"] |= start
+    path.write_text(json.dumps(metrics))
+    try:
+        collect.main([str(finished), "--out", str(tmp_path)])
+    finally:
+        path.write_text(whole)
+    (kept,) = tmp_path.iterdir()
+    name = "shapes-pre-trained-10-of-the-files-spatio_temporal-seed0.json"
+    assert kept.name == name
+    assert str(tmp_path) not in kept.read_text()
+    assert "| pre-trained 10% of the files |" in capsys.readouterr().out
+
+
 def test_read_me_has_the_table_of_the_results():
     text = Path(train.__file__).with_name("README.md").read_text()
     assert all(row in text for row in collect.table())

@@ -29,12 +29,12 @@ def keep(folder, out):
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = metrics["configuration"]
     settings["source"] = source_of(settings)
-    for name in ("data_path", "checkpoint", "image_vit"):
-        settings.pop(name)
+    for name in ("data_path", "checkpoint", "image_vit", "init"):
+        settings.pop(name, None)
     out.mkdir(exist_ok=True)
     parts = metrics["dataset"], label(settings), settings["variant"]
     name = f"{'-'.join(parts)}-seed{settings['seed']}.json"
-    (out / name.replace(" ", "-")).write_text(json.dumps(metrics, indent=1) + "\n")
+    (out / name.replace(" ", "-").replace("%", "")).write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 def source_of(settings):
@@ -44,7 +44,10 @@ def source_of(settings):
 
 
 def label(settings):
-    return " ".join(filter(None, (settings["config"], settings["source"])))
+    start = settings["config"].replace("init", "pre-trained")
+    share = settings.get("train_share", 1)
+    files = f"{share:.0%} of the files" if share < 1 else None
+    return " ".join(filter(None, (start, settings["source"], files)))
 
 
 def table(folder=FOLDER):
