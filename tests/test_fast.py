@@ -12,6 +12,7 @@ from keras import ops
 import keras_vivit as kv
 from keras_vivit import attention, config, fast
 from keras_vivit.backbone import VARIANTS
+from keras_vivit.mlp import gelu_tanh
 
 BACKEND = keras.backend.backend()
 
@@ -79,6 +80,29 @@ def test_exact_gelu():
     outputs = fast.activate(keras.activations.gelu, ops.convert_to_tensor(x))
     expected = [v * math.erfc(-v / math.sqrt(2)) / 2 for v in x]
     np.testing.assert_allclose(flat(outputs)[0], expected, atol=1e-6)
+
+
+@only("torch")
+@pytest.mark.parametrize("part", [2**18, 7])
+def test_gelu_by_a_sigmoid_is_that_of_the_kernel(part, monkeypatch):
+    import torch
+
+    ours = fast.module()
+    monkeypatch.setattr(ours, "PART", part)
+    x = torch.tensor(6 * normal(20, 9)).T.requires_grad_()  # Not contiguous.
+    upstream = torch.tensor(normal(20, 9, seed=1)).T.requires_grad_()
+    results = []
+    for gelu in (lambda x: fast.activate(gelu_tanh, x), gelu_tanh):
+        outputs = gelu(x)
+        (first,) = torch.autograd.grad(outputs, x, upstream, create_graph=True)
+        second = torch.autograd.grad(first.square().sum(), (x, upstream))
+        (alone,) = torch.autograd.grad(gelu(x), x, upstream)
+        results.append([outputs, first, alone, *second])
+    assert results[0][0].grad_fn.name() == "_GeluBackward"
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(*(r[2] for r in results), rtol=1e-5, atol=5e-6)
+    torch.testing.assert_close(*(r[0] for r in results), rtol=1e-6, atol=1e-6)
 
 
 # === Layer normalization ===

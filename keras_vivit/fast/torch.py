@@ -1,7 +1,8 @@
 """PyTorch: fewer of Keras' wrappers, oneDNN's products, and its fused attention."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import torch
 from keras import ops
 
 from keras_vivit import fast
+from keras_vivit.mlp import gelu_tanh
 from keras_vivit.types import Tensor
 
 CPU = "/proc/cpuinfo"
@@ -21,8 +23,23 @@ DTYPES = {
 SHORT = 128  # tokens: up to here, products are faster than the kernel for CPUs
 SMALL = 32  # features of a head: half precision is slower than float32 on CPUs
 LARGE = 2**20  # weights of a kernel that a convolution multiplies faster
+A, B = (f * math.sqrt(8 / math.pi) for f in (1.0, 0.044715))  # of the tanh GELU
+PART = 2**18  # numbers: small enough for a cache, large enough for one thread
 IMAGES = 16  # Fewer, and PyTorch takes a slower convolution for one thread.
 STRIDED = ("cpu", "cuda")
+
+
+def _is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether float32 values are computed now, on this machine."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # Exported files run elsewhere.
+    try:
+        x.data_ptr()  # The tensors of `torch.func` have no memory of their own.
+    except RuntimeError:
+        return False
+    return True
 
 
 def _computes_alone(layer: keras.layers.Layer, inputs: Tensor) -> bool:
@@ -134,6 +151,66 @@ def dot_product_attention(
     return attend(*tensors).transpose(1, 2).to(value.dtype)
 
 
+# === GELU ===
+
+
+def activate(
+    plain: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """Computes the tanh form of GELU by a sigmoid: PyTorch's kernel is slow on CPUs."""
+    if activation is not gelu_tanh or not _is_eager_on_cpu(x):
+        return plain(activation, x)
+    return _Gelu.apply(x)
+
+
+class _Gelu(torch.autograd.Function):
+    """x s, where s = (1 + tanh(u)) / 2 = sigmoid(2 u) and 2 u = a x + b x^3."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        outputs = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for part, output in _parts(x, outputs):
+            _share(part, torch.mul(part, part, out=output)).mul_(part)
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for the gradient of this gradient
+            return upstream * _slope(x)
+        outputs = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for part, above, output in _parts(x, upstream, outputs):
+            share = _share(part, part * part)
+            torch.mul(part, part, out=output).mul_(3 * B).add_(A).mul_(part)
+            output.addcmul_(output, share, value=-1).add_(1).mul_(share).mul_(above)
+        return outputs
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent * _slope(*ctx.saved_tensors)
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields parts that the caches of the cores hold."""
+    size = PART * torch.get_num_threads()
+    return zip(*(x.reshape(-1).split(size) for x in tensors), strict=True)
+
+
+def _share(x: Tensor, square: Tensor) -> Tensor:
+    """Returns s, written over the square of x."""
+    return square.mul_(B).add_(A).mul_(x).sigmoid_()
+
+
+def _slope(x: Tensor) -> Tensor:
+    share = torch.sigmoid(x * (A + B * x * x))
+    return share * (1 + x * (A + 3 * B * x * x) * (1 - share))
+
+
 # === Products of matrices ===
 
 
@@ -166,27 +243,13 @@ def product(
     # A recomputation is outside of the scope that casts variables.
     kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
     # In this order: exported models must not depend on the size of the batch.
-    if not _is_for_onednn(rows) or (number := len(rows)) < 15 * IMAGES:
+    if not (_is_amd_with_avx512() and _is_eager_on_cpu(rows)) or (number := len(rows)) < 15 * IMAGES:
         return bias.addmm(rows, kernel)
     if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
     multiply = _OneDNN.apply if torch.is_grad_enabled() else _onednn
     outputs = multiply(rows, kernel, bias)
     return outputs[:number] if missing else outputs
-
-
-def _is_for_onednn(rows: Tensor) -> bool:
-    if rows.device.type != "cpu" or rows.dtype != torch.float32:
-        return False
-    if not _is_amd_with_avx512():
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False  # Exported files run elsewhere.
-    try:
-        rows.data_ptr()  # The tensors of `torch.func` have no memory of their own.
-    except RuntimeError:
-        return False
-    return True
 
 
 @functools.cache
