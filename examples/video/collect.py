@@ -34,7 +34,8 @@ def keep(folder, out):
     out.mkdir(exist_ok=True)
     parts = metrics["dataset"], label(settings), settings["variant"]
     name = f"{'-'.join(parts)}-seed{settings['seed']}.json"
-    (out / name.replace(" ", "-").replace("%", "")).write_text(json.dumps(metrics, indent=1) + "\n")
+    path = out / name.replace(" ", "-").replace("%", "")
+    path.write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 def source_of(settings):

@@ -242,8 +242,10 @@ def product(
     """Multiplies by oneDNN on CPUs whose AVX-512 MKL, PyTorch's default, leaves out."""
     # A recomputation is outside of the scope that casts variables.
     kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
-    # In this order: exported models must not depend on the size of the batch.
-    if not (_is_amd_with_avx512() and _is_eager_on_cpu(rows)) or (number := len(rows)) < 15 * IMAGES:
+    if not (_is_amd_with_avx512() and _is_eager_on_cpu(rows)):
+        return bias.addmm(rows, kernel)
+    # Only now: exported models must not depend on the size of the batch.
+    if (number := len(rows)) < 15 * IMAGES:
         return bias.addmm(rows, kernel)
     if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
