@@ -352,9 +352,7 @@ def test_results_are_kept_without_paths(finished, videos, tmp_path, capsys):
     assert capsys.readouterr().out == f"{row}\n"
 
 
-def test_starts_and_shares_have_files_and_rows_of_their_own(
-    finished, tmp_path, capsys
-):
+def test_starts_and_shares_have_files_and_rows_of_their_own(finished, tmp_path, capsys):
     path = finished / "metrics.json"
     whole = path.read_text()
     metrics = json.loads(whole)
