@@ -15,8 +15,10 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +36,7 @@ PACKAGES = (
     *("transformers", "vit-pytorch", "onnxruntime", "openvino", "ai-edge-litert"),
 )
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory", "OOM")
+BUSY = 0.05  # of the processors, by other programs: more is worth a warning
 TIMEOUT = 1200  # seconds for a case; some compilations do not come to an end
 
 
@@ -66,9 +69,12 @@ def main(arguments=None):
     }
     record = load(path, environment)
     sizes = options.sizes or DEFAULT_SIZES[device]
-    todo = cases(backends, sizes, options.models, device, dtype)
+    has_half = device == "gpu" or multiplies_bfloat16()
+    precisions = ("float32", "bfloat16") if has_half else ("float32",)
+    todo = cases(backends, sizes, options.models, device, dtype, precisions)
     done = [identity(row) for row in record["rows"] if "error" not in row]
     for number in range(1, options.rounds + 1):
+        warn_if_busy(record, number)
         for position, case in enumerate(todo, 1):
             case = {**case, "round": number}
             if identity(case) in done:
@@ -155,6 +161,36 @@ def save(path, record):
     os.replace(unfinished, path)
 
 
+def warn_if_busy(record, number):
+    """Notes what other programs use of the processors before a round."""
+    if (share := busy()) is None:
+        return
+    record.setdefault("busy", {})[str(number)] = round(share, 3)
+    if share > BUSY:
+        print(
+            f"Warning: other programs use {share:.0%} of the processors. "
+            "They slow some cases and not others."
+        )
+
+
+def busy(seconds=1.0):
+    """Returns the share of the processors in use, `None` where Linux does not tell."""
+
+    def read():
+        times = [
+            int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+        ]
+        return sum(times), times[3] + times[4]  # all of it, and idle or waiting
+
+    try:
+        before = read()
+        time.sleep(seconds)
+        total, idle = (b - a for a, b in zip(before, read(), strict=True))
+    except OSError:
+        return None
+    return 1 - idle / max(total, 1)
+
+
 def describe(case):
     kind, backend = case["kind"], case["backend"]
     match kind:
@@ -188,6 +224,15 @@ def processors():
 def processor():
     """Returns the processor's name and its number of cores."""
     return f"{machine()}, {os.cpu_count()} cores"
+
+
+def multiplies_bfloat16():
+    """Whether the processor has products of bfloat16; emulated ones take minutes."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
 
 
 def versions():

@@ -101,10 +101,10 @@ def tokens(size, model):
     return math.prod(size.grid) + model.class_token
 
 
-def cases(backends, sizes, models, device, dtype):
+def cases(backends, sizes, models, device, dtype, precisions):
     """Returns dictionaries, one for each process of a round.
 
-    The peak of matrix products comes first, then the models, then the data path.
+    The peaks of matrix products come first, then the models, then the data path.
     `compiled` is `jit_compile=True`, or `torch.compile`, measured beside Keras' choice
     where that is not to use the compiler.
     """
@@ -112,7 +112,7 @@ def cases(backends, sizes, models, device, dtype):
     found = [
         {"kind": "gemm", "backend": backend, "device": device, "dtype": precision}
         for backend in backends
-        for precision in ("float32", "bfloat16")
+        for precision in precisions
     ]
     for size in sizes:
         if size == "data":

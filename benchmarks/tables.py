@@ -42,6 +42,12 @@ def summarize(rows):
                     for key, numbers in values.items()
                     if key not in (*CASE, "round")
                 },
+                **{
+                    f"{key}_spread": (max(values[key]) - min(values[key]))
+                    / statistics.median(values[key])
+                    for key in ("train", "predict")
+                    if key in values
+                },
                 "rounds": len(good),
             }
         )
@@ -94,8 +100,8 @@ def place(row):
 
 HEAD = """\
 | backend | model | tokens | parameters | train ms | predict ms | memory MB \
-| first step s | share of peak, train | predict |
-|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"""
+| first step s | share of peak, train | predict | spread, train | predict |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"""
 
 
 def markdown(record):
@@ -107,8 +113,12 @@ def markdown(record):
     parts = [
         f"{environment['machine']}, {environment['threads']} threads, "
         f"{environment['dtype']}, {environment['date']}; {versions}. Medians of "
-        f"{rounds} rounds; in brackets the ratio to the best peer on the framework."
+        f"{rounds} rounds; in brackets the ratio to the best peer on the framework. "
+        "The spread is the longest time less the shortest one, divided by the median."
     ]
+    if busy := record.get("busy"):
+        parts[0] += f" Other programs used up to {max(busy.values()):.0%} of the "
+        parts[0] += "processors before a round."
     for size in dict.fromkeys(row["size"] for row in models):
         rows = [row for row in models if row["size"] == size]
         parts.append(
@@ -135,7 +145,7 @@ def label(row):
 def line(row):
     start = f"| {row['backend']} | {label(row)} |"
     if "error" in row:
-        return f"{start} failed: {row['error'].replace('|', ' ')} |" + " |" * 7
+        return f"{start} failed: {row['error'].replace('|', ' ')} |" + " |" * 9
     scales = {"train": 1e3, "predict": 1e3, "memory": 1e-6}
     cells = [f"{row['tokens']:,}", f"{row['parameters']:,.0f}"]
     for key in COMPARED:
@@ -147,6 +157,9 @@ def line(row):
     for key in ("train", "predict"):
         share = row[f"{key}_share"]
         cells.append("" if share is None else f"{share:.0%}")
+    several = row["rounds"] > 1
+    for key in ("train", "predict"):
+        cells.append(f"{row[f'{key}_spread']:.0%}" if several else "")
     return f"{start} {' | '.join(cells)} |"
 
 

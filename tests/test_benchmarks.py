@@ -154,7 +154,14 @@ def test_peak_of_matrix_products_is_measured():
 
 
 def test_cases_differ_and_peers_run_on_their_framework():
-    found = cases(("jax", "torch"), DEFAULT_SIZES["gpu"], None, "gpu", "mixed_bfloat16")
+    found = cases(
+        ("jax", "torch"),
+        DEFAULT_SIZES["gpu"],
+        None,
+        "gpu",
+        "mixed_bfloat16",
+        ("float32", "bfloat16"),
+    )
     assert len({run.identity(row) for row in found}) == len(found)
     models = [row for row in found if row["kind"] == "model"]
     for row in models:
@@ -168,7 +175,7 @@ def test_cases_differ_and_peers_run_on_their_framework():
 def test_compiled_cases_stand_beside_those_that_keras_does_not_compile(
     device, expected
 ):
-    found = cases(BACKENDS, ("tokens64",), ["vivit1"], device, "float32")
+    found = cases(BACKENDS, ("tokens64",), ["vivit1"], device, "float32", ())
     compiled = [row.get("compiled") for row in found if row["kind"] == "model"]
     assert compiled.count(True) == 1
     assert {row["backend"] for row in found if row.get("compiled")} == expected
@@ -186,6 +193,7 @@ def row(model, train, number=1, **changes):
 @pytest.fixture
 def record():
     return {
+        "busy": {"1": 0.02, "2": 0.07},
         "environment": {
             **{"machine": "a processor, 2 cores", "device": "cpu", "dtype": "float32"},
             **{"threads": 2, "versions": {"keras": "3.15.0"}, "date": "2026-01-02"},
@@ -216,6 +224,7 @@ def test_ratios_are_medians_to_the_best_peer_of_the_framework_and_size(record):
     assert ours["tokens"] == 64
     done = flops.operations(SIZES["tokens64"], MODELS["vivit1"], training=True)
     assert ours["train_share"] == pytest.approx(done / 0.2 / 1e11)
+    assert ours["train_spread"] == pytest.approx((0.4 - 0.1) / 0.2)
     assert failed["error"] == "out of memory"
 
 
@@ -226,6 +235,8 @@ def test_table_has_a_line_per_case(record):
         f"| {BACKEND} | vivit1 | 64 | 1,000 | 200.0 (0.80) | 50.0 (0.80) | 3.0 (3.00)"
     )
     assert line in text
+    assert text.count("| 150% | 150% |") == 1  # the spread of `vivit1`
+    assert "up to 7% of the processors" in text
     assert f"| {BACKEND} | vivit2 | failed: out of memory |" in text
     assert f"| {BACKEND} | 2.0 | 3.0 | 1.50 |" in text
     assert f"| {BACKEND} | float32 | 100 |" in text
@@ -258,6 +269,8 @@ def measured(monkeypatch):
         return {"operations": 1e9, **result, **case}
 
     monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(run, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(run, "busy", lambda: 0.31)
     return found
 
 
@@ -277,7 +290,23 @@ def test_killed_run_goes_on_and_another_machine_is_refused(measured, tmp_path, c
     assert len(json.loads(path.read_text())["rows"]) == 2 * count
     with pytest.raises(SystemExit, match="results of another threads"):
         run.main([*arguments, "2"])
-    assert "Medians of 2 rounds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Medians of 2 rounds" in said
+    assert said.count("other programs use 31% of the processors") == 3
+    assert json.loads(path.read_text())["busy"] == {"1": 0.31, "2": 0.31}
+
+
+def test_use_of_the_processors_is_a_share():
+    share = run.busy(0.05)
+    assert share is None or 0 <= share <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("avx512f avx512_bf16", True), ("avx2 avx512f", False)]
+)
+def test_bfloat16_is_measured_where_the_processor_has_it(flags, expected, monkeypatch):
+    monkeypatch.setattr(run.Path, "read_text", lambda _: f"flags\t: fpu {flags}\n")
+    assert run.multiplies_bfloat16() == expected
 
 
 def test_fast_paths_are_taken_away_one_at_a_time(monkeypatch, tmp_path, capsys):
