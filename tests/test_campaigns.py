@@ -85,6 +85,8 @@ def test_private_names_of_keras_are_there():
     layer = keras.layers.Dense(1)
     layer.build((None, 1))
     assert callable(layer._flatten_layers)
+    masked = keras.layers.Masking()(keras.Input((2, 3)))
+    assert masked._keras_mask is not None
     assert hasattr(keras.random.SeedGenerator(1), "_initial_seed")
     with keras.StatelessScope(initialize_variables=False):
         variable = keras.Variable(initializer="zeros", shape=(1,))

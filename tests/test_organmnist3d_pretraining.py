@@ -42,13 +42,14 @@ def small(monkeypatch):
 
 def make_small(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
-    sizes = {"tubelet_size": (7, 7, 7), "num_layers": 1, "decoder_num_layers": 1}
+    sizes = {"num_layers": 1, "decoder_num_layers": 1}
     model = {**pretrain.PRETRAINING["model"], **sizes}
     monkeypatch.setitem(pretrain.PRETRAINING, "model", model)
 
 
 def options(npz, folder, *more):
-    given = ["--data", npz, "--out", folder, "--epochs", 3, "--batch-size", 4, *more]
+    given = ["--data", npz, "--out", folder, "--epochs", 3, "--batch-size", 4]
+    given += ["--tubelet", 7, *more]
     return list(map(str, given))
 
 

@@ -56,11 +56,10 @@ BASELINE = {
     "augmentation": None,
 }
 
-# Masked pre-training: 343 tokens of 4^3 voxels, of which a quarter is visible.
+# Masked pre-training: a quarter of the tokens is visible.
 PRETRAINING = {
     "preset": "vivit_organmnist3d",
     "model": {  # arguments of `ViViTMaskedAutoencoder`
-        "tubelet_size": (4, 4, 4),
         "mask_ratio": 0.75,
         "drop_path_rate": 0.0,
         "decoder_dim": 48,

@@ -57,15 +57,22 @@ def run(backbone: ViViTBackbone, videos: Any) -> Pass:
 def symbolic_tensors(backbone: ViViTBackbone) -> list[Any]:
     """Returns the tensors of a pass in the backbone's own graph.
 
-    They are a list: the grid, and for each encoder what enters each block, and what
-    leaves the last. In the graph of a masked model, blocks have a mask as an input.
+    They are a list: the grid, and for each encoder what enters each block (tokens, and
+    their mask if they have one), and what leaves the last.
     """
     grid = backbone.get_layer("tubelet_embedding").output
     encoders = [
-        [[keras.tree.flatten(block.input) for block in blocks], blocks[-1].output]
+        [[_inputs_of(block) for block in blocks], blocks[-1].output]
         for blocks in _blocks_by_encoder(backbone).values()
     ]
     return [grid, *encoders]
+
+
+def _inputs_of(block: Any) -> list[Any]:
+    # Up to Keras 3.15, `block.input` has the mask, too.
+    x = keras.tree.flatten(block.input)[0]
+    mask = getattr(x, "_keras_mask", None)
+    return [x] if mask is None else [x, mask]
 
 
 def pass_of(backbone: ViViTBackbone, tensors: list[Any]) -> Pass:
