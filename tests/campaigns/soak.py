@@ -1,7 +1,8 @@
 """Soak: hundreds of trainings, predictions, saves and loads in one process.
 
 `cd tests && python -m campaigns.soak --rounds 200` measures the memory after each
-round, then predicts in eight threads, and with two precisions in turns.
+round, then predicts in eight threads, and with two precisions in turns. With `--keras`,
+a model of Keras' own layers takes the part of ours: what grows then is upstream.
 """
 
 import argparse
@@ -43,7 +44,26 @@ def one_round(folder):
     np.testing.assert_allclose(again.predict(VIDEOS, verbose=0), expected, atol=1e-5)
 
 
-def memory(rounds):
+def round_of_keras(folder):
+    """The same with Keras' own layers, which have no presets."""
+    keras.utils.clear_session(free_memory=False)
+    layers = keras.layers
+    inputs = keras.Input(VIDEOS.shape[1:])
+    x = layers.Dense(16)(layers.Reshape((4, 256))(inputs))
+    x = x + layers.MultiHeadAttention(2, 8)(layers.LayerNormalization()(x), x)
+    x = x + layers.Dense(16)(layers.Dense(32, "gelu")(layers.LayerNormalization()(x)))
+    outputs = layers.Dense(3, "softmax")(layers.GlobalAveragePooling1D()(x))
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(VIDEOS, LABELS, epochs=1, verbose=0)
+    expected = model.predict(VIDEOS, verbose=0)
+    for _ in range(2):
+        model.save(folder / "model.keras")
+        again = keras.saving.load_model(folder / "model.keras")
+        np.testing.assert_allclose(again.predict(VIDEOS, verbose=0), expected)
+
+
+def memory(rounds, one_round=one_round):
     """Returns the resident memory after each round, in bytes."""
     found = []
     with tempfile.TemporaryDirectory() as name:
@@ -91,10 +111,11 @@ def precisions(turns=10):
     return float(difference)
 
 
-def campaign(rounds):
-    found = memory(rounds)
+def campaign(rounds, of_keras=False):
+    found = memory(rounds, round_of_keras if of_keras else one_round)
     return {
         "backend": keras.backend.backend(),
+        "model": "of Keras' layers" if of_keras else "ours",
         "keras": keras.__version__,
         "rounds": rounds,
         "megabytes": [round(x / 2**20, 1) for x in found[:: max(rounds // 20, 1)]],
@@ -107,9 +128,10 @@ def campaign(rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--keras", action="store_true", help="a model of Keras' layers")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
     arguments = parser.parse_args()
-    write(campaign(arguments.rounds), arguments.out)
+    write(campaign(arguments.rounds, arguments.keras), arguments.out)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def soak():
     rows = [
         [
             x["backend"],
+            x.get("model", "ours"),
             x["rounds"],
             f"{x['growth']:+.1%}",
             x["threads"],
@@ -75,7 +76,14 @@ def soak():
         ]
         for x in results("soak-")
     ]
-    head = ["backend", "rounds", "growth of memory", "8 threads", "2 precisions"]
+    head = [
+        "backend",
+        "model",
+        "rounds",
+        "growth of memory",
+        "8 threads",
+        "2 precisions",
+    ]
     return table(head, rows)
 
 
