@@ -43,6 +43,19 @@ class Size:
 
 
 VOLUME, VIDEO = (28, 28, 28, 1), (32, 224, 224, 3)
+# From few tokens to many, as many in a batch of each: `growth.py`.
+_GRIDS = (3, 3, 3), (4, 4, 4), (6, 6, 6), (8, 8, 8), (8, 14, 14), (16, 14, 14)
+GROWTH = {
+    f"growth{math.prod(grid)}": Size(
+        (2 * grid[0], 4 * grid[1], 4 * grid[2], 1),
+        (2, 4, 4),
+        *(64, 2, 4, 256),
+        batch=12544 // math.prod(grid),
+        num_classes=11,
+        num_temporal_layers=1,
+    )
+    for grid in (*_GRIDS, (16, 28, 28))
+}
 SIZES = {
     "tokens27": Size(VOLUME, (8, 8, 8), 128, 8, 8, 512, 32, 11),
     "tokens64": Size(VOLUME, (7, 7, 7), 128, 4, 4, 512, 32, 11),
@@ -51,6 +64,7 @@ SIZES = {
     "memory": Size(VIDEO, (2, 16, 16), 384, 8, 6, 1536, 1, 400, 1),
     "b16x2": Size(VIDEO, (2, 16, 16), 768, 12, 12, 3072, 4, 400),
     "l16x2": Size(VIDEO, (2, 16, 16), 1024, 24, 16, 4096, 2, 400),
+    **GROWTH,
 }
 DEFAULT_SIZES = {
     "cpu": ("tokens27", "tokens64", "tokens343", "memory", "data"),

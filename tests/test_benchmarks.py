@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -99,8 +100,8 @@ def test_training_takes_three_times_the_operations():
 
 def test_sizes_have_the_tokens_that_they_are_named_after():
     for name, size in SIZES.items():
-        found = math.prod(size.grid)
-        assert found == int(name.removeprefix("tokens") if "tokens" in name else 3136)
+        named = re.fullmatch(r"(?:tokens|growth)(\d+)", name)
+        assert math.prod(size.grid) == int(named[1] if named else 3136)
 
 
 # === Peers ===
