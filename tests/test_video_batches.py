@@ -209,7 +209,8 @@ def test_the_cache_keeps_what_there_is_room_for(clips, monkeypatch):
     gone = Counter(reads)
     assert folder.cache.used == 5 * size
     assert sum(x is not None for x in folder.cache.arrays.values()) == 5
-    assert sorted(gone.values())[:5] == [1] * 5
+    # A thread that needs a file while another one reads it for the cache reads it, too.
+    assert sorted(gone.values())[4] <= 2
     assert min(sorted(gone.values())[5:]) >= 3
 
 
