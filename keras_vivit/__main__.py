@@ -13,7 +13,7 @@ import numpy as np
 
 import keras_vivit
 
-PACKAGES = ("keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch")
+PACKAGES = ("numpy", "jax", "tensorflow", "tensorflow-cpu", "torch")
 VIDEO_SHAPE = (4, 16, 16, 1)
 SIZES: dict[str, Any] = {
     "tubelet_size": (2, 8, 8),
@@ -28,6 +28,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "keras-vivit", keras_vivit.__version__
     yield "python", platform.python_version()
     yield "platform", platform.platform()
+    yield "keras", keras.__version__  # Nightly builds have another package name.
     for name in PACKAGES:
         try:
             yield name, importlib.metadata.version(name)

@@ -319,7 +319,6 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
     assert ours._is_amd_with_avx512.__wrapped__() == expected
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize("quantized", [(), ("query",), ("value",)])
 def test_projections_are_those_of_each_layer(quantized):
     layer = attention.MultiHeadSelfAttention(num_heads=2)

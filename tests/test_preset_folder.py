@@ -35,8 +35,6 @@ MODELS = {
     "pixels": {"rescaling": ([0.5], [-1]), "strides": (1, 2, 2)},
     "names": {"class_names": ["a", "b", "c"], "dtype": "mixed_bfloat16", "seed": 3},
 }
-# Keras warns for each layer that has nothing to quantize.
-quiet = pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 VIDEO = normal(2, *VIDEO_SHAPE)
 
 
@@ -91,7 +89,6 @@ def test_backbone_comes_back_and_gets_a_head(name, tmp_path):
 
 
 @pytest.mark.slow
-@quiet
 @pytest.mark.parametrize("lora", [False, True])
 def test_quantized_models_and_adapters_come_back(lora, tmp_path):
     model = make()
@@ -166,7 +163,6 @@ def test_other_classes_give_a_new_head(folder):
 
 
 @pytest.mark.slow
-@quiet
 def test_quantized_models_take_other_arguments(tmp_path):
     model = make()
     model.quantize("int8")

@@ -13,11 +13,7 @@ import keras_vivit as kv
 from keras_vivit import config
 from keras_vivit.backbone import VARIANTS
 
-pytestmark = [
-    pytest.mark.slow,
-    # Keras warns for each layer that has nothing to quantize.
-    pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`"),
-]
+pytestmark = pytest.mark.slow
 VIDEOS = normal(4, *SMALL_VIDEO)
 
 
