@@ -71,6 +71,7 @@ def soak():
             x.get("model", "ours"),
             x["rounds"],
             f"{x['growth']:+.1%}",
+            f"{each_round(x):.1f}",
             x["threads"],
             x["precisions"],
         ]
@@ -81,10 +82,18 @@ def soak():
         "model",
         "rounds",
         "growth of memory",
+        "MB a round",
         "8 threads",
         "2 precisions",
     ]
     return table(head, rows)
+
+
+def each_round(x):
+    """Returns by how many megabytes a round grows, after the first quarter."""
+    found = x["megabytes"]
+    first = len(found) // 4
+    return (found[-1] - found[first]) / (x["rounds"] * (1 - first / len(found)))
 
 
 TABLES = {f.__name__: f for f in (arguments, files, extremes, kills, soak)}
