@@ -364,6 +364,9 @@ def test_starts_and_shares_have_files_and_rows_of_their_own(finished, tmp_path, 
     finally:
         path.write_text(whole)
     (kept,) = tmp_path.iterdir()
+    collect.main([str(finished), "--out", str(tmp_path / "b"), "--start", "tuned x"])
+    (named,) = (tmp_path / "b").iterdir()
+    assert named.name == "shapes-tuned-x-spatio_temporal-seed0.json"
     name = "shapes-pre-trained-10-of-the-files-spatio_temporal-seed0.json"
     assert kept.name == name
     assert str(tmp_path) not in kept.read_text()

@@ -3,7 +3,7 @@
     python examples/video/collect.py RUN_FOLDER ...
 
 writes `results/DATASET-START-VARIANT-seedN.json` for each run: its `metrics.json`
-without paths.
+without paths. `--start` names the start of runs that began from a run's preset.
 """
 
 import argparse
@@ -18,17 +18,20 @@ FOLDER = Path(__file__).parent / "results"
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--start", help="default: as the run's folder names it")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     for folder in options.folders:
-        keep(folder, options.out)
+        keep(folder, options.out, options.start)
     print("\n".join(table(options.out)))
 
 
-def keep(folder, out):
+def keep(folder, out, start=None):
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = metrics["configuration"]
     settings["source"] = source_of(settings)
+    if start:
+        settings |= {"config": start, "source": None}
     for name in ("data_path", "checkpoint", "image_vit", "init"):
         settings.pop(name, None)
     out.mkdir(exist_ok=True)

@@ -41,7 +41,7 @@ VARIANTS = (
 # What is trained -> learning rate, epochs, epochs of patience.
 SCHEDULES = {
     "scratch": (1e-3, 40, 10),
-    "image": (2e-4, 20, 5),
+    "image": (2e-5, 20, 5),
     "checkpoint": (1e-4, 20, 5),
     "frozen": (3e-3, 60, 10),
     "init": (5e-4, 40, 10),
