@@ -48,9 +48,12 @@ def make_small(monkeypatch):
 
 
 def options(npz, folder, *more):
-    given = ["--data", npz, "--out", folder, "--epochs", 3, "--batch-size", 4]
-    given += ["--tubelet", 7, *more]
+    given = ["--data", npz, "--out", folder, "--epochs", 3, "--batch-size", 4, *more]
     return list(map(str, given))
+
+
+def start(npz, folder, *more):
+    return pretrain.main(options(npz, folder, "--tubelet", 7, *more))
 
 
 def weights(folder):
@@ -63,7 +66,7 @@ def finished(npz, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
         folder = tmp_path_factory.mktemp("runs") / "finished"
-        assert pretrain.main(options(npz, folder)) == 0
+        assert start(npz, folder) == 0
     return folder
 
 
@@ -76,7 +79,7 @@ def test_run_folder_holds_the_model_and_its_losses(finished):
 
 def test_report_shows_volumes_of_the_validation(npz, finished, capsys):
     (finished / "report.html").unlink()
-    assert pretrain.main(options(npz, finished, "--resume")) == 0
+    assert start(npz, finished, "--resume") == 0
     assert "is finished" in capsys.readouterr().out
     page = (finished / "report.html").read_text("utf-8")
     assert "Pre-trained without labels on 8 volumes of 28" in page
@@ -97,9 +100,9 @@ def test_interrupted_run_resumes_to_the_same_weights(
     finish = fitting.ProgressLine.on_epoch_end
     with monkeypatch.context() as patch:
         patch.setattr(fitting.ProgressLine, "on_epoch_end", interrupt)
-        assert pretrain.main(options(npz, tmp_path / "run")) == 2
+        assert start(npz, tmp_path / "run") == 2
     assert not (tmp_path / "run" / "model").exists()
-    assert pretrain.main(options(npz, tmp_path / "run", "--resume")) == 0
+    assert start(npz, tmp_path / "run", "--resume") == 0
     for a, b in zip(weights(finished), weights(tmp_path / "run"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     losses = [
@@ -115,8 +118,8 @@ def test_other_sets_are_trained_on_too(npz, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         pretrain, "load", lambda name, *rest: load(name, *rest) if rest[1:] else other
     )
-    arguments = options(npz, tmp_path / "run", "--also", "vesselmnist3d")
-    assert pretrain.main([*arguments, "--epochs", "1"]) == 0
+    more = ["--also", "vesselmnist3d", "--epochs", 1]
+    assert start(npz, tmp_path / "run", *more) == 0
     assert "on 16 volumes for 1 epochs" in capsys.readouterr().out
 
 
