@@ -20,7 +20,7 @@ from sizes import BACKENDS, GROWTH, MODELS, SIZES, tokens
 OURS = ("vivit1", "vivit2", "vivit3", "vivit4")
 COMMON = {
     **{"kind": "model", "device": "cpu", "dtype": "float32", "compiled": False},
-    "threads": 1,
+    "round": 1,
 }
 UNITS = {"train": ("us", 1e6), "predict": ("us", 1e6), "memory": ("KB", 1e-3)}
 
@@ -33,18 +33,18 @@ def main(arguments=None):
     add("--out", type=Path, default=run.FOLDER / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     path = options.out / "growth-cpu-float32.json"
-    environment = {"machine": run.processor(), "threads": 1, "versions": run.versions()}
+    environment = {
+        **{"machine": run.processor(), "device": "cpu", "threads": 1},
+        "versions": run.versions(),
+    }
     record = run.load(path, environment)
-    for case in itertools.product(options.backends, options.sizes, OURS):
-        case = {**COMMON, **dict(zip(("backend", "size", "model"), case, strict=True))}
-        if any(
-            case.items() <= row.items() and "error" not in row for row in record["rows"]
-        ):
-            continue
-        result = run.run(case, "cpu")
-        print(f"{run.describe(case)}: {run.brief(result)}", flush=True)
-        record["rows"].append({**case, **result})
-        run.save(path, record)
+    todo = [
+        {**COMMON, "backend": backend, "size": size, "model": model}
+        for backend, size, model in itertools.product(
+            options.backends, options.sizes, OURS
+        )
+    ]
+    run.complete(todo, record, path)
     rows = per_token(record["rows"])
     print(worst(rows))
     plot(rows, path.with_suffix(".png"))
@@ -111,9 +111,8 @@ def plot(rows, path):
     for line, (key, (unit, scale)) in zip(panels, UNITS.items(), strict=True):
         for axes, backend in zip(line, backends, strict=True):
             for number, model in enumerate(OURS):
-                mine = [
-                    r for r in rows if (r["backend"], r["model"]) == (backend, model)
-                ]
+                case = {"backend": backend, "model": model}
+                mine = [row for row in rows if alike(row, case)]
                 lengths, colour = [r["tokens"] for r in mine], f"C{number}"
                 values = [r[key] * scale for r in mine]
                 expected = [r["expected"][key] * scale for r in mine]

@@ -72,19 +72,8 @@ def main(arguments=None):
     has_half = device == "gpu" or multiplies_bfloat16()
     precisions = ("float32", "bfloat16") if has_half else ("float32",)
     todo = cases(backends, sizes, options.models, device, dtype, precisions)
-    done = [identity(row) for row in record["rows"] if "error" not in row]
     for number in range(1, options.rounds + 1):
-        warn_if_busy(record, number)
-        for position, case in enumerate(todo, 1):
-            case = {**case, "round": number}
-            if identity(case) in done:
-                continue
-            result = run({**case, "threads": threads}, device)
-            place = f"{number}.{position}/{len(todo)}"
-            print(f"{place} {describe(case)}: {brief(result)}", flush=True)
-            keep = [r for r in record["rows"] if identity(r) != identity(case)]
-            record["rows"] = [*keep, {**case, **result}]
-            save(path, record)
+        complete([{**case, "round": number} for case in todo], record, path)
     tables.write(path)
     print(f"{path.with_suffix('.md')}:\n\n{path.with_suffix('.md').read_text()}")
 
@@ -101,6 +90,22 @@ def parse(arguments):
     add("--threads", type=int, help="processors to use (default: all)")
     add("--out", type=Path, default=FOLDER / "results", metavar="FOLDER")
     return parser.parse_args(arguments)
+
+
+def complete(todo, record, path):
+    """Measures a round's cases that the record lacks, and saves it after each."""
+    done = [identity(row) for row in record["rows"] if "error" not in row]
+    missing = [case for case in todo if identity(case) not in done]
+    if missing:
+        warn_if_busy(record, missing[0]["round"])
+    for case in missing:
+        threads = record["environment"]["threads"]
+        result = run({**case, "threads": threads}, record["environment"]["device"])
+        place = f"{case['round']}.{todo.index(case) + 1}/{len(todo)}"
+        print(f"{place} {describe(case)}: {brief(result)}", flush=True)
+        keep = [r for r in record["rows"] if identity(r) != identity(case)]
+        record["rows"] = [*keep, {**case, **result}]
+        save(path, record)
 
 
 def run(case, device):

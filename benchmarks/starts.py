@@ -9,12 +9,12 @@ and are the same otherwise. A killed run goes on with the same command.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import run
+import run  # It puts the examples on the path.
+from video.collect import summary
 
 RECIPE = run.FOLDER.parent / "examples" / "organmnist3d"
 TUBELET = 7
@@ -60,20 +60,12 @@ def save_random_model(folder, seed):
     """Saves what `pretrain.py` starts from."""
     if folder.exists():
         return
-    sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
-    import keras
-    from configs import PRETRAINING
+    sys.path.insert(0, str(RECIPE))
+    import pretrain
 
-    import keras_vivit
-
-    keras.utils.set_random_seed(seed)
-    keras_vivit.ViViTMaskedAutoencoder.from_preset(
-        PRETRAINING["preset"],
-        load_weights=False,
-        tubelet_size=(TUBELET,) * 3,
-        seed=seed,
-        **PRETRAINING["model"],
-    ).save_to_preset(folder)
+    options = pretrain.parse(["--tubelet", str(TUBELET), "--seed", str(seed)])
+    settings = {**pretrain.PRETRAINING, **vars(options)}
+    pretrain.build(settings, (28, 28, 28, 1)).save_to_preset(folder)
 
 
 def row(folder, start, share, seed):
@@ -95,16 +87,8 @@ def table(rows):
                 for row in rows
                 if (row["start"], row["share"]) == (start, share)
             ]
-            mean, sd = statistics.mean(found), statistics.stdev(found)
-            each = ", ".join(map(short, found))
-            lines.append(
-                f"| {start} | {share:.0%} | {short(mean)} ± {short(sd)} | {each} |"
-            )
+            lines.append(f"| {start} | {share:.0%} | {summary(found)} |")
     return "\n".join(lines)
-
-
-def short(value):
-    return f"{value:.3f}".removeprefix("0")
 
 
 if __name__ == "__main__":

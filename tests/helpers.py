@@ -86,6 +86,11 @@ STORED_OR_NOW = [
     pytest.param("now", marks=[pytest.mark.slow, needs_transformers]),
 ]
 once = only("torch", reason="is the same on each backend")
+# Keras warns of layers that have nothing to quantize: of each one, or of all from 3.16.
+some_layers_stay = pytest.mark.filterwarnings(
+    "ignore:Layer .* does not have a `quantize`",
+    r"ignore:.model.quantize\(\)`. .* were skipped",
+)
 
 
 def small_classifier(variant="spatio_temporal", **arguments):

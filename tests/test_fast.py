@@ -6,7 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, only, randomize, small_classifier
+from helpers import flat, normal, only, randomize, small_classifier, some_layers_stay
 from keras import ops
 
 import keras_vivit as kv
@@ -319,6 +319,7 @@ def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
     assert ours._is_amd_with_avx512.__wrapped__() == expected
 
 
+@some_layers_stay
 @pytest.mark.parametrize("quantized", [(), ("query",), ("value",)])
 def test_projections_are_those_of_each_layer(quantized):
     layer = attention.MultiHeadSelfAttention(num_heads=2)

@@ -21,6 +21,7 @@ GRID = (2, 4, 2, 2, 16)
 # === Shapes ===
 
 
+SHAPES_FIRST = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 16)
 OF_KERAS = r"expected shape=.*found shape="  # Keras 3.16 compares shapes first.
 
 
@@ -28,7 +29,8 @@ OF_KERAS = r"expected shape=.*found shape="  # Keras 3.16 compares shapes first.
 def test_model_refuses_other_channels(channels):
     model = small_classifier()
     for run in (model, model.predict_on_batch):
-        with pytest.raises(ValueError, match=rf"{OF_KERAS}|expected axis -1.*value 1"):
+        rule = OF_KERAS if SHAPES_FIRST else r"expected axis -1.*value 1"
+        with pytest.raises(ValueError, match=rule):
             run(normal(2, 4, 16, 16, channels))
 
 
@@ -55,7 +57,8 @@ def test_model_of_one_frame_refuses_a_mask_of_five():
         video_shape=(1, 16, 16, 1), tubelet_size=(1, 8, 8), masked=True
     )
     inputs = {"video": normal(2, 1, 16, 16, 1), "frame_mask": np.ones((2, 5), bool)}
-    with pytest.raises(ValueError, match=rf"{OF_KERAS}|`mask` must have the shape"):
+    rule = OF_KERAS if SHAPES_FIRST else "`mask` must have the shape"
+    with pytest.raises(ValueError, match=rule):
         model.predict_on_batch(inputs)
 
 

@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import flat, normal, randomize
+from helpers import flat, normal, randomize, some_layers_stay
 from local_hub import hub  # noqa: F401
 
 import keras_vivit as kv
@@ -89,6 +89,7 @@ def test_backbone_comes_back_and_gets_a_head(name, tmp_path):
 
 
 @pytest.mark.slow
+@some_layers_stay
 @pytest.mark.parametrize("lora", [False, True])
 def test_quantized_models_and_adapters_come_back(lora, tmp_path):
     model = make()
@@ -163,6 +164,7 @@ def test_other_classes_give_a_new_head(folder):
 
 
 @pytest.mark.slow
+@some_layers_stay
 def test_quantized_models_take_other_arguments(tmp_path):
     model = make()
     model.quantize("int8")

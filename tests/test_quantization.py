@@ -7,13 +7,21 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import SMALL, SMALL_VIDEO, flat, normal, randomize, small_classifier
+from helpers import (
+    SMALL,
+    SMALL_VIDEO,
+    flat,
+    normal,
+    randomize,
+    small_classifier,
+    some_layers_stay,
+)
 
 import keras_vivit as kv
 from keras_vivit import config
 from keras_vivit.backbone import VARIANTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, some_layers_stay]
 VIDEOS = normal(4, *SMALL_VIDEO)
 
 

@@ -98,32 +98,31 @@ def run(options):
     # Keras starts a backend when it is imported: only now, when nothing is wrong.
     from common import versions
 
-    images = np.concatenate([x.train.images for x in (data, *others)])
+    parts = [x.train.images for x in (data, *others)]
     if (folder / "model").exists():
         print(f"The run in {folder} is finished; making its report again.")
     else:
         run_folder.note(folder, versions=versions.installed())
-        pretrain(images, data, configuration, folder, options.verbose)
+        pretrain(np.concatenate(parts), data, configuration, folder, options.verbose)
     about = about_medmnist.about_pretraining(
-        data, run_folder.record_of(folder), len(images)
+        data, run_folder.record_of(folder), sum(map(len, parts))
     )
     pretraining.report(folder, "model", about, data.val.images)
     print(f"Next: python examples/organmnist3d/train.py --init {folder / 'model'}")
 
 
-def pretrain(images, data, configuration, folder, verbose):
-    """Trains, or resumes training, and saves the model into `folder / "model"`."""
+def build(configuration, video_shape):
+    """Returns the model; the same seed gives the same weights."""
     import keras
-    import training
 
     import keras_vivit
 
     keras.utils.set_random_seed(configuration["seed"])
-    variant, batch_size = configuration["variant"], configuration["batch_size"]
-    model = keras_vivit.ViViTMaskedAutoencoder.from_preset(
+    variant = configuration["variant"]
+    return keras_vivit.ViViTMaskedAutoencoder.from_preset(
         configuration["preset"],
         load_weights=False,
-        video_shape=images.shape[1:],
+        video_shape=video_shape,
         seed=configuration["seed"],
         dtype=configuration["precision"],
         variant=variant,
@@ -131,6 +130,14 @@ def pretrain(images, data, configuration, folder, verbose):
         **configuration["model"],
         **configuration["variants"].get(variant, {}),
     )
+
+
+def pretrain(images, data, configuration, folder, verbose):
+    """Trains, or resumes training, and saves the model into `folder / "model"`."""
+    import training
+
+    model = build(configuration, images.shape[1:])
+    batch_size = configuration["batch_size"]
     # Labels, which Keras ignores without a loss, are all 0; they have no sides.
     volumes = Split(images, np.zeros(len(images), "int64"))
     augment = training.layers_for(configuration["augmentation"], sides=None)

@@ -48,7 +48,7 @@ def source_of(settings):
 
 
 def label(settings):
-    start = settings["config"].replace("init", "pre-trained")
+    start = {"init": "pre-trained"}.get(settings["config"], settings["config"])
     share = settings.get("train_share", 1)
     files = f"{share:.0%} of the files" if share < 1 else None
     return " ".join(filter(None, (start, settings["source"], files)))
@@ -66,13 +66,17 @@ def table(folder=FOLDER):
 
 
 def row(dataset, start, variant, runs):
-    values = np.array([run["balanced_accuracy"] for run in runs])
-    mean = short(values.mean())
-    if len(values) > 1:
-        mean += f" ± {short(values.std(ddof=1))}"
-    each = ", ".join(map(short, values))
+    values = summary([run["balanced_accuracy"] for run in runs])
     count = runs[0]["test_videos"]
-    return f"| {dataset} | {start} | `{variant}` | {mean} | {each} | {count} |"
+    return f"| {dataset} | {start} | `{variant}` | {values} | {count} |"
+
+
+def summary(values):
+    """Returns two cells of a table: mean and standard deviation, and each value."""
+    mean = short(np.mean(values))
+    if len(values) > 1:
+        mean += f" ± {short(np.std(values, ddof=1))}"
+    return f"{mean} | {', '.join(map(short, values))}"
 
 
 def short(value):
