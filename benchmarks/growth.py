@@ -33,11 +33,7 @@ def main(arguments=None):
     add("--out", type=Path, default=run.FOLDER / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     path = options.out / "growth-cpu-float32.json"
-    environment = {
-        **{"machine": run.processor(), "device": "cpu", "threads": 1},
-        "versions": run.versions(),
-    }
-    record = run.load(path, environment)
+    record = run.load(path, run.environment("cpu", "float32", threads=1))
     todo = [
         {**COMMON, "backend": backend, "size": size, "model": model}
         for backend, size, model in itertools.product(

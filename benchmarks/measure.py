@@ -127,8 +127,9 @@ def keras_subject(model, case, videos, labels, device):
     """A Keras model, through the functions that a user calls."""
     import keras
 
+    optimizers = {"adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}
     model.compile(
-        optimizer=keras.optimizers.AdamW(LEARNING_RATE),
+        optimizer=optimizers[case.get("optimizer", "adamw")](LEARNING_RATE),
         loss="sparse_categorical_crossentropy",
         jit_compile=True if case["compiled"] else "auto",
     )

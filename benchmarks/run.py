@@ -59,15 +59,7 @@ def main(arguments=None):
             print(f"Without {name}: {MODELS[name].package} is not installed.")
 
     path = options.out / f"speed-{device}-{dtype}.json"
-    environment = {
-        "machine": gpu if device == "gpu" else processor(),
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-        "GLIBC_TUNABLES": tunables(),
-        "versions": versions(),
-    }
-    record = load(path, environment)
+    record = load(path, environment(device, dtype, threads, gpu))
     sizes = options.sizes or DEFAULT_SIZES[device]
     has_half = device == "gpu" or multiplies_bfloat16()
     precisions = ("float32", "bfloat16") if has_half else ("float32",)
@@ -137,6 +129,18 @@ def run(case, device):
     if process.returncode < 0 or not said:  # A signal; 9 is often for memory, too.
         return {"error": f"exit code {process.returncode}"}
     return {"error": said[-1][:200]}
+
+
+def environment(device, dtype, threads, gpu=None):
+    """Returns what results depend on."""
+    return {
+        "machine": gpu if device == "gpu" else processor(),
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "GLIBC_TUNABLES": tunables(),
+        "versions": versions(),
+    }
 
 
 def identity(row):

@@ -14,7 +14,10 @@ from pathlib import Path
 from flops import operations
 from sizes import BACKENDS, MODELS, SIZES, tokens
 
-CASE = ("kind", "backend", "device", "dtype", "size", "model", "compiled", "augment")
+CASE = (
+    *("kind", "backend", "device", "dtype", "size", "model", "compiled"),
+    *("augment", "optimizer"),
+)
 COMPARED = ("train", "predict", "memory")
 
 

@@ -2,7 +2,14 @@
 
 __version__ = "0.1.0"
 
-from keras_vivit import augmentation, config, data, initializers, visualization
+from keras_vivit import (
+    augmentation,
+    config,
+    data,
+    initializers,
+    optimizers,
+    visualization,
+)
 from keras_vivit.backbone import ViViTBackbone
 from keras_vivit.blocks import (
     FactorizedDotProductBlock,
@@ -35,6 +42,7 @@ __all__ = [
     "data",
     "initializers",
     "layout_map",
+    "optimizers",
     "resize_position_table",
     "save_to_transformers",
     "upload_preset",

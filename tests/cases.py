@@ -341,6 +341,7 @@ CASES = [
             ({"rotation": -1}, None, "`rotation` must lie in.*rotation=-1"),
             ({"scale": 1}, None, "`scale` must lie in.*scale=1"),
             ({"shift": 3}, None, "`shift` must lie in.*shift=3"),
+            ({"rate": 2}, None, "`rate` must lie in.*rate=2"),
             ({}, (3, 6, 8, 2), r"`inputs` must have the shape.*\(3, 6, 8, 2\)"),
             (
                 {},
@@ -351,7 +352,7 @@ CASES = [
     ),
     Case(
         augmentation.RandomAffine,
-        {"rotation": 20, "scale": 0.2, "shift": 0.2, "seed": 7},
+        {"rotation": 20, "scale": 0.2, "shift": 0.2, "rate": 0.8, "seed": 7},
         MASKED,
         MASKED,
         label="masks",

@@ -141,6 +141,21 @@ def test_rotation_keeps_the_distance_to_the_centre():
     assert np.abs(moved[:, :2]).max() > 2
 
 
+def test_rate_is_the_share_of_volumes_that_affine_changes():
+    videos = blob((21, 21, 21), (10, 10, 15))
+    layer = augmentation.RandomAffine(30, 0.3, 0.2, rate=0.75, seed=0)
+    differences = np.abs(changed(layer, videos) - videos).max(axis=(1, 2, 3, 4))
+    stays = differences < 1e-6
+    assert 6 <= stays.sum() <= 26
+    assert differences[~stays].min() > 0.05
+    assert np.any(np.diff(stays))  # Each sample has its own draw.
+    every = augmentation.RandomAffine(30, 0.3, 0.2, rate=1.0, seed=0)
+    same = augmentation.RandomAffine(30, 0.3, 0.2, seed=0)
+    np.testing.assert_array_equal(changed(every, videos), changed(same, videos))
+    none = augmentation.RandomAffine(30, 0.3, 0.2, rate=0, seed=0)
+    np.testing.assert_allclose(changed(none, videos), videos, atol=1e-6)
+
+
 def test_axes_of_one_voxel_stay():
     videos = normal(3, 1, 5, 6, 1)
     outputs = changed(augmentation.RandomAffine(shift=0.5, seed=0), videos)

@@ -14,7 +14,14 @@ import pytest
 from helpers import once
 
 import keras_vivit
-from keras_vivit import augmentation, config, data, initializers, visualization
+from keras_vivit import (
+    augmentation,
+    config,
+    data,
+    initializers,
+    optimizers,
+    visualization,
+)
 
 pytestmark = once
 ROOT = pathlib.Path(__file__).parents[1]
@@ -66,6 +73,7 @@ def public_names():
     )
     yield from (f"keras_vivit.augmentation.{name}" for name in augmentation.__all__)
     yield from (f"keras_vivit.data.{name}" for name in data.__all__)
+    yield from (f"keras_vivit.optimizers.{name}" for name in optimizers.__all__)
     yield from (f"keras_vivit.visualization.{name}" for name in visualization.__all__)
     for module in (config, initializers):
         for name, value in vars(module).items():

@@ -107,6 +107,21 @@ def test_file_gives_uint8_volumes_and_flat_labels(npz, capsys):
     assert "not MedMNIST's own file" in capsys.readouterr().out
 
 
+def test_folds_divide_the_training_volumes(npz):
+    loaded = data.load("organmnist3d", 28, npz)
+    labels = np.repeat(np.arange(3), (8, 12, 4))
+    every = loaded._replace(train=data.Split(np.arange(24), labels))
+    folds = [data.with_fold(every, fold) for fold in range(data.FOLDS)]
+    assert sorted(np.concatenate([f.test.images for f in folds])) == [*range(24)]
+    for fold in folds:
+        assert sorted([*fold.train.images, *fold.test.images]) == [*range(24)]
+        assert np.bincount(fold.test.labels).tolist() == [2, 3, 1]
+        for split in (fold.train, fold.test):
+            np.testing.assert_array_equal(split.labels, labels[split.images])
+        assert fold.val is loaded.val
+    assert data.with_fold(every, None) is every
+
+
 def test_cache_folder_comes_before_a_download(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_VIVIT_DATA", str(tmp_path))
     monkeypatch.setattr(data, "URL", "file:///nowhere/{}")
@@ -543,6 +558,23 @@ def test_synthetic_run_writes_and_labels_everything(tmp_path):
     assert metrics["seconds_total"] >= metrics["seconds_per_epoch"] > 0
     assert [row["name"] for row in metrics["per_class"]] == list(shapes.NAMES)
     assert predictions["probabilities"].shape == (12, 11)
+
+
+@once
+@pytest.mark.slow
+def test_fold_is_what_the_report_measures(npz, tmp_path):
+    folder = tmp_path / "run"
+    result = python(ONE_LAYER + TRAIN, *options(npz, folder), "--fold", 1)
+    assert result.returncode == 0, result.stderr
+    _, metrics, predictions = read_run(folder)
+    held_out = data.with_fold(data.load("organmnist3d", 28, npz), 1).test
+    np.testing.assert_array_equal(predictions["labels"], held_out.labels)
+    assert metrics["configuration"]["fold"] == 1
+    assert "held out of the training set" in (folder / "report.html").read_text()
+    report.main([str(folder)])
+    _, again, _ = read_run(folder)
+    assert again["accuracy"] == metrics["accuracy"]
+    assert again["test_volumes"] == metrics["test_volumes"] == len(held_out.labels)
 
 
 @pytest.mark.slow

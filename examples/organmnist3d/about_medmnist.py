@@ -86,10 +86,11 @@ def display_name(data):
 
 def lead(data, record, kind):
     size = " &times; ".join([str(record["size"])] * 3)
+    held_out = "" if record.get("fold") is None else ", held out of the training set"
     return (
         f"Trained on {len(data.train.labels):,} {kind}volumes of {size} voxels to tell "
         f"{len(data.class_names)} classes apart, validated on "
-        f"{len(data.val.labels):,}, tested on {len(data.test.labels):,}."
+        f"{len(data.val.labels):,}, tested on {len(data.test.labels):,}{held_out}."
     )
 
 

@@ -23,7 +23,7 @@ TUNED = {
     "label_smoothing": 0.1,
     "ema_momentum": 0.998,
     "augmentation": {
-        "affine": {"rotation": 15, "scale": 0.15, "shift": 0.1},
+        "affine": {"rotation": 15, "scale": 0.15, "shift": 0.1, "rate": 0.7},
         "intensity": {"gain": 0.2, "offset": 0.1, "gamma": 0.3, "noise": 0.05},
         "cutmix": None,
         "erasing": None,

@@ -29,6 +29,7 @@ SIZES = (28, 64)
 UNREADABLE = (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error)
 SYNTHETIC_COUNTS = {"train": 971, "val": 161, "test": 610}  # as OrganMNIST3D
 SPLITS = ("train", "val", "test")
+FOLDS = 4  # of the training volumes
 KEYS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")]
 
 
@@ -177,6 +178,26 @@ def share_of(split, share, seed):
     order = np.random.default_rng(seed).permutation(len(split.labels))
     rows = order[: max(round(share * len(order)), 1)]
     return Split(split.images[rows], split.labels[rows])
+
+
+def with_fold(data, fold):
+    """Holds one of `FOLDS` parts of the training volumes out, for choosing settings.
+
+    They take the place of the test volumes. Each class is divided evenly. With the
+    fold `None` nothing is held out.
+    """
+    if fold is None:
+        return data
+    rng, labels = np.random.default_rng(0), data.train.labels
+    parts = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        parts[rows] = np.arange(len(rows)) % FOLDS
+    inside, outside = (
+        Split(data.train.images[rows], labels[rows])
+        for rows in (parts == fold, parts != fold)
+    )
+    return data._replace(train=outside, test=inside)
 
 
 def synthetic(size=28):

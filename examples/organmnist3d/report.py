@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data import load
+from data import load, with_fold
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -42,6 +42,7 @@ def run(folder, path=None):
             f"Received: {path}."
         )
     data = load(record["dataset"], record["size"], path or trained_on)
+    data = with_fold(data, record.get("fold"))
     choose_backend(record["backend"])
 
     import training  # Keras, and with it the backend

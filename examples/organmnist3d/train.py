@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from configs import CONFIGS, VARIANTS
-from data import SETS, SIZES, load, share_of
+from data import FOLDS, SETS, SIZES, load, share_of, with_fold
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -50,6 +50,12 @@ def parse(arguments):
         default=1.0,
         metavar="SHARE",
         help="use this share of the training volumes, for example 0.1",
+    )
+    add(
+        "--fold",
+        type=int,
+        choices=range(FOLDS),
+        help="hold a quarter of the training volumes out, and test on them instead",
     )
     add("--seed", type=whole, default=0)
     add("--epochs", type=positive, help="default: the configuration's")
@@ -91,6 +97,10 @@ def run(options):
     if options.init:
         name += "-init"
         changes["init"] = str(Path(options.init).resolve())
+    if options.fold is not None:
+        name += f"-fold{options.fold}"
+        changes["fold"] = options.fold
+    data = with_fold(data, options.fold)
     if options.train_share < 1:
         name += f"-share{options.train_share:g}"
         changes["train_share"] = options.train_share

@@ -137,15 +137,14 @@ def build(data, configuration):
     return model
 
 
-# Regular expressions that Keras searches for in the names and paths of variables.
+# A regular expression that Keras searches for in the names of variables.
 NOT_A_KERNEL = "^(?!.*kernel)"
-NOT_OF_AN_MLP = r"^(?!.*/mlp/\w+/kernel$)"
 
 
 def optimizer(configuration, steps):
     """Returns the optimizer of a configuration, for epochs of `steps` steps.
 
-    `"muon"` updates the kernels of the MLPs by Muon and all other variables by AdamW.
+    `"muon"` updates the kernels of the blocks by Muon and all other variables by AdamW.
     Kernels alone decay, all of them at the same rate: position tables, class tokens,
     biases and norms do not.
     """
@@ -161,11 +160,9 @@ def optimizer(configuration, steps):
     if (momentum := configuration["ema_momentum"]) is not None:
         options |= {"use_ema": True, "ema_momentum": momentum}
     if configuration["optimizer"] == "muon":
-        optimizer = keras.optimizers.Muon(
-            rate, exclude_layers=[NOT_OF_AN_MLP], **options
+        optimizer = keras_vivit.optimizers.Muon(
+            rate, exclude_layers=["^head"], **options
         )
-        # Not an argument: Keras 3.11 has a single decay.
-        optimizer.adam_weight_decay = configuration["weight_decay"]
     else:
         optimizer = keras.optimizers.AdamW(rate, **options)
     optimizer.exclude_from_weight_decay(var_names=[NOT_A_KERNEL])

@@ -27,6 +27,9 @@ class RandomAffine(Augmentation):
         scale: Float in [0, 1): sizes change by factors from `1 - scale` to
             `1 + scale`.
         shift: Float in [0, 1], the largest shift as a share of each axis.
+        rate: Float in [0, 1], the share of samples that are changed. Interpolation
+            smooths them; with less than 1 a model sees sharp ones, too, as it will in
+            inference.
         seed: Optional integer.
         name, dtype, trainable, activity_regularizer, autocast: As for all layers.
 
@@ -44,6 +47,7 @@ class RandomAffine(Augmentation):
         rotation: float = 0.0,
         scale: float = 0.0,
         shift: float = 0.0,
+        rate: float = 1.0,
         seed: int | None = None,
         name: str | None = None,
         dtype: DType = None,
@@ -55,15 +59,20 @@ class RandomAffine(Augmentation):
         self.rotation = validation.between("rotation", rotation, 0, 180)
         self.scale = validation.rate("scale", scale)
         self.shift = validation.between("shift", shift, 0, 1)
+        self.rate = validation.between("rate", rate, 0, 1)
 
     def augment(self, data: Data) -> Data:
         videos = data["videos"]
         shape = tuple(videos.shape[1:4])
         size = ops.convert_to_tensor(shape, "float32")
-        limit = math.radians(self.rotation)
-        turn = _rotation(self.uniform(videos, -1, 1, 3) * limit)
+        angles = self.uniform(videos, -1, 1, 3) * math.radians(self.rotation)
         zoom = self.uniform(videos, 1 - self.scale, 1 + self.scale)
         shift = self.uniform(videos, -1, 1, 3) * (self.shift * size)
+        if self.rate < 1:
+            stays = self.uniform(videos, 0, 1) >= self.rate
+            angles, shift = ops.where(stays, 0, angles), ops.where(stays, 0, shift)
+            zoom = ops.where(stays, 1, zoom)
+        turn = _rotation(angles)
         middle = (size[:, None] - 1) / 2
 
         def sources(places: Tensor) -> Tensor:
@@ -89,6 +98,7 @@ class RandomAffine(Augmentation):
             "rotation": self.rotation,
             "scale": self.scale,
             "shift": self.shift,
+            "rate": self.rate,
         }
 
 

@@ -1,0 +1,153 @@
+"""Muon for transformers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_vivit import validation
+from keras_vivit.types import Config, Tensor
+
+__all__ = ["Muon"]
+
+# Kernels of our attention, and of `keras.layers.MultiHeadAttention`.
+INPUTS = ("/query/kernel", "/key/kernel", "/value/kernel")
+OUTPUTS = ("/output/kernel", "/attention_output/kernel")
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial whose limit is the sign
+
+
+@keras.saving.register_keras_serializable("keras_vivit")
+class Muon(keras.optimizers.Optimizer):
+    """Muon for the kernels of MLPs and attention, AdamW for everything else.
+
+    Muon steps along the orthogonal matrix that is nearest to a kernel's momentum
+    (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024).
+    The length of steps is that of AdamW's (arXiv 2502.16982, section 2.2), so that one
+    learning rate serves both. `keras.optimizers.Muon` takes kernels of two axes alone,
+    and leaves those of attention, `(features, heads, head_dim)` and `(heads, head_dim,
+    features)`, to AdamW. Here heads and their features count as one axis.
+
+    Args:
+        learning_rate: Float, or a schedule.
+        momentum: Float in [0, 1), of Muon.
+        beta_1: Float in [0, 1), of AdamW.
+        beta_2: Float in [0, 1), of AdamW.
+        epsilon: Positive float, of AdamW.
+        exclude_layers: Sequence of regular expressions that are searched for in the
+            paths of variables: AdamW updates these kernels, too. Usual for the head.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
+            name: As for all optimizers of Keras.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        momentum: float = 0.95,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        exclude_layers: Sequence[str] = (),
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "muon",
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.momentum = validation.rate("momentum", momentum)
+        self.beta_1 = validation.rate("beta_1", beta_1)
+        self.beta_2 = validation.rate("beta_2", beta_2)
+        self.epsilon = validation.between("epsilon", epsilon, 0, 1)
+        self.exclude_layers = tuple(exclude_layers)
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.matrices = [self._matrix(variable) for variable in variables]
+        add = self.add_variable_from_reference
+        self.momentums = [add(variable, name="momentum") for variable in variables]
+        self.velocities = [
+            None if shape else add(variable, name="velocity")
+            for shape, variable in zip(self.matrices, variables, strict=True)
+        ]
+
+    def _matrix(self, variable: Any) -> tuple[int, int] | None:
+        """Returns the shape of a kernel, inputs by outputs; `None` for AdamW's."""
+        path, shape = variable.path, tuple(variable.shape)
+        if any(re.search(pattern, path) for pattern in self.exclude_layers):
+            return None
+        if len(shape) == 3 and path.endswith(INPUTS):
+            return shape[0], shape[1] * shape[2]
+        if len(shape) == 3 and path.endswith(OUTPUTS):
+            return shape[0] * shape[1], shape[2]
+        return shape if len(shape) == 2 and path.endswith("/kernel") else None
+
+    def update_step(
+        self, gradient: Tensor, variable: Any, learning_rate: Tensor
+    ) -> None:
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        index = self._get_variable_index(variable)
+        momentum, velocity = self.momentums[index], self.velocities[index]
+        if shape := self.matrices[index]:
+            self.assign(momentum, self.momentum * momentum + gradient)
+            ahead = gradient + self.momentum * momentum  # Nesterov's
+            step = _orthogonal(ops.reshape(ahead, shape)) * (0.2 * max(shape) ** 0.5)
+            step = ops.reshape(step, variable.shape)
+        else:
+            count = ops.cast(self.iterations + 1, variable.dtype)
+            first, second = (
+                1 - ops.power(b, count) for b in (self.beta_1, self.beta_2)
+            )
+            change, square = gradient - momentum, ops.square(gradient) - velocity
+            self.assign_add(momentum, (1 - self.beta_1) * change)
+            self.assign_add(velocity, (1 - self.beta_2) * square)
+            step = momentum * ops.sqrt(second) / first
+            step = step / (ops.sqrt(velocity) + self.epsilon)
+        self.assign_sub(variable, rate * step)
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "exclude_layers": list(self.exclude_layers),
+        }
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """Returns about the nearest matrix with orthonormal rows, or else columns.
+
+    Five steps of a Newton-Schulz iteration take its singular values to [.7, 1.2].
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = ops.transpose(matrix) if tall else matrix
+    x = x / (ops.norm(x) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(5):
+        square = ops.matmul(x, ops.transpose(x))
+        x = a * x + ops.matmul(b * square + c * ops.matmul(square, square), x)
+    return ops.transpose(x) if tall else x
