@@ -17,6 +17,8 @@ NAMES = (
 )
 SLICES = 8  # of 28, evenly spread
 MISTAKES = 6
+SCANS = 14
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CELL, LEFT, TOP = 26, 104, 112  # pixels; room for the names
 
 
@@ -81,7 +83,48 @@ def draw_volume(axes, volume, label, probabilities):
         axis.set_axis_off()
 
 
+def draw_scans(path, file):
+    """Draws the first livers and right kidneys: one slice across the body of each."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 2.96), facecolor="black")
+    axes = figure.subplots(
+        4,
+        SCANS,
+        gridspec_kw={
+            **{"wspace": 0.04, "hspace": 0.04},
+            **{"left": 0.15, "right": 1, "bottom": 0, "top": 1},
+        },
+    )
+    cases = [(split, label) for label in (0, 1) for split in ("train", "val")]
+    for line, (split, label) in zip(axes, cases, strict=True):
+        rows = np.flatnonzero(file[f"{split}_labels"][:, 0] == label)[:SCANS]
+        place = {"ha": "right", "va": "center", "transform": line[0].transAxes}
+        text = f"{NAMES[label]}\n{SPLITS[split]}"
+        line[0].text(-0.15, 0.5, text, color="white", fontsize=7.5, **place)
+        for axis, volume in zip(line, file[f"{split}_images"][rows], strict=True):
+            across = volume[:, :, volume.shape[2] // 2].T
+            axis.imshow(across, cmap="gray", vmin=0, vmax=255)
+            axis.set_axis_off()
+    figure.savefig(path, dpi=150, pil_kwargs={"quality": 85})
+
+
+def spines_in_front(file, split):
+    """How many livers have their bone nearer to the low end of axis 1, and of how many.
+
+    Bone saturates the voxels' range.
+    """
+    livers = file[f"{split}_images"][file[f"{split}_labels"][:, 0] == 0]
+    bone = (livers >= 250).mean(axis=(1, 3))
+    middle = bone @ np.arange(bone.shape[1]) / bone.sum(axis=1)
+    return int((middle < (bone.shape[1] - 1) / 2).sum()), len(livers)
+
+
 def main():
+    with np.load(sys.argv[1]) as file:
+        draw_scans(Path(__file__).with_name("organmnist3d-scans.jpg"), file)
+        for split in SPLITS:
+            print(split, "livers with the spine in front:", spines_in_front(file, split))
     volumes, labels, probabilities = predict(sys.argv[1])
     predicted = probabilities.argmax(axis=1)
     target = Path(__file__).with_name

@@ -148,6 +148,6 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     x = x / (ops.norm(x) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(5):
-        square = ops.matmul(x, ops.transpose(x))
-        x = a * x + ops.matmul(b * square + c * ops.matmul(square, square), x)
+        square = x @ ops.transpose(x)
+        x = a * x + (b * square + c * square @ square) @ x
     return ops.transpose(x) if tall else x
