@@ -171,6 +171,15 @@ for name in names:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
+def test_mistakes_of_the_side_are_counted_apart():
+    labels, predicted = np.array([0, 1, 1, 2, 2, 2]), np.array([0, 2, 1, 1, 0, 1])
+    scores, sides = np.eye(3)[predicted], (0, 2, 1)
+    about = ("multi-class", "abc", "volume")
+    ours = measures.measure(labels, scores, *about, sides)
+    assert (ours["mistakes"], ours["mistakes_of_side"]) == (4, 3)
+    assert "mistakes" not in measures.measure(labels, scores, *about)
+
+
 def test_top5_counts_the_five_largest():
     scores = np.tile(np.arange(6.0) / 15, (6, 1))
     ours = measures.measure(np.arange(6), scores, "multi-class", "abcdef")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-def measure(labels, probabilities, task, class_names, noun="volume"):
+def measure(labels, probabilities, task, class_names, noun="volume", sides=None):
     """Returns what `medmnist.Evaluator` computes, and more of its kind.
 
     Args:
@@ -15,6 +15,7 @@ def measure(labels, probabilities, task, class_names, noun="volume"):
             last column: its AUC, and > 0.5 as the decision).
         class_names: The class names, in the order of the labels.
         noun: What a sample is called: `test_volumes` is the number of them.
+        sides: The class on the other side of the body, for each class, or `None`.
 
     Returns:
         A dict for JSON. A number is `None` where the labels do not define it.
@@ -41,6 +42,10 @@ def measure(labels, probabilities, task, class_names, noun="volume"):
         hits = int((best == labels[:, None]).any(axis=1).sum())
         metrics["top5_accuracy"] = hits / len(labels)
         metrics["top5_accuracy_95"] = binomial_interval(hits, len(labels))
+    if sides:
+        swapped = np.asarray(sides)[labels] == predicted
+        metrics["mistakes"] = len(labels) - correct
+        metrics["mistakes_of_side"] = int((swapped & (predicted != labels)).sum())
     return {**metrics, "per_class": per_class}
 
 

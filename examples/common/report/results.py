@@ -29,7 +29,16 @@ def stats(metrics, kind=""):
         for key, name in names.items()
         if key in metrics
     )
-    return f'<dl class="stats {kind}">{blocks}</dl>'
+    return f'<dl class="stats {kind}">{blocks}</dl>{mistakes(metrics)}'
+
+
+def mistakes(metrics):
+    if "mistakes_of_side" not in metrics:
+        return ""
+    return (
+        f'<p class="note">{metrics["mistakes"]} mistakes; '
+        f"{metrics['mistakes_of_side']} of them name the organ of the other side.</p>"
+    )
 
 
 def number(value):

@@ -52,7 +52,8 @@ def write(folder, data, about, facts, probabilities, two_views=None, explain=Non
 
 
 def measure_views(data, noun, probabilities, two_views=None):
-    about = (data.task, data.class_names, noun)
+    sides = getattr(data, "sides", None)
+    about = (data.task, data.class_names, noun, sides)
     metrics = measure(data.test.labels, probabilities, *about)
     if two_views is not None:
         second = measure(data.test.labels, two_views, *about)
@@ -98,4 +99,7 @@ def numbers(metrics, count):
         parts.append(f"top-5 {metrics['top5_accuracy']:.4f}")
     if metrics["auc"] is not None:
         parts.append(f"AUC {metrics['auc']:.4f}")
+    if "mistakes_of_side" in metrics:
+        swaps = metrics["mistakes_of_side"]
+        parts.append(f"{metrics['mistakes']} mistakes, {swaps} of them of the side")
     return ", ".join(parts)
