@@ -14,7 +14,7 @@ from run import FOLDER
 
 PAGE = FOLDER.parent / "docs" / "performance.md"
 NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
-MODEL = "vivit1"
+MODEL, SHOWN = "vivit1", ("tokens27", "tokens64", "tokens343")
 
 
 def table(records):
@@ -28,7 +28,7 @@ def table(records):
         environment = record["environment"]
         columns.append(f"{environment['machine']}, {environment['date']}")
         for row in tables.compare(tables.summarize(record["rows"])):
-            if row["model"] == MODEL and "error" not in row:
+            if row["model"] == MODEL and row["size"] in SHOWN and "error" not in row:
                 case = (row["size"], row["backend"], row["compiled"])
                 lines.setdefault(case, {})[columns[-1]] = cell(row)
     head = ["tokens", "framework", *columns]

@@ -15,6 +15,8 @@ NAMES = (
     *("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder"),
     *("heart", "lung-right", "lung-left", "spleen", "pancreas"),
 )
+PRESET = "vivit_organmnist3d"
+SIDES = np.array([0, 2, 1, 4, 3, 5, 6, 8, 7, 9, 10])  # of the mirror image
 SLICES = 8  # of 28, evenly spread
 MISTAKES = 6
 SCANS = 14
@@ -23,11 +25,21 @@ CELL, LEFT, TOP = 26, 104, 112  # pixels; room for the names
 
 
 def predict(path):
-    """Test volumes, their labels, and the probabilities of one view."""
+    """The model, test volumes, their labels, and the probabilities of one view."""
     with np.load(path) as file:
         volumes, labels = file["test_images"], file["test_labels"][:, 0]
-    model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
-    return volumes, labels, model.predict(volumes[..., None], verbose=0)
+    model = keras_vivit.ViViTClassifier.from_preset(PRESET)
+    return model, volumes, labels, model.predict(volumes[..., None], verbose=0)
+
+
+def with_relevance(model, volumes):
+    """Returns each volume, and after it the same with what speaks for the answer."""
+    from keras_vivit.visualization import overlay, relevance
+
+    volumes = volumes[..., None]
+    shown = overlay(volumes, relevance(model, volumes))
+    pairs = np.stack([np.broadcast_to(volumes, shown.shape), shown], axis=1)
+    return pairs.reshape(-1, *shown.shape[1:])
 
 
 def confusion(labels, predicted):
@@ -124,8 +136,10 @@ def main():
     with np.load(sys.argv[1]) as file:
         draw_scans(Path(__file__).with_name("organmnist3d-scans.jpg"), file)
         for split in SPLITS:
-            print(split, "livers with the spine in front:", spines_in_front(file, split))
-    volumes, labels, probabilities = predict(sys.argv[1])
+            print(
+                split, "livers with the spine in front:", spines_in_front(file, split)
+            )
+    model, volumes, labels, probabilities = predict(sys.argv[1])
     predicted = probabilities.argmax(axis=1)
     target = Path(__file__).with_name
     target("organmnist3d-confusion.svg").write_text(confusion(labels, predicted))
@@ -137,7 +151,16 @@ def main():
     ):
         path = target(f"organmnist3d-{name}.jpg")
         draw_slices(path, rows, volumes, labels, probabilities)
-    print(f"{len(wrong)} of {len(labels)} are wrong.")
+    swapped = wrong[SIDES[labels[wrong]] == predicted[wrong]]
+    some = np.repeat(swapped[:MISTAKES], 2)
+    draw_slices(
+        target("organmnist3d-sides.jpg"),
+        range(len(some)),
+        with_relevance(model, volumes[some[::2]]),
+        labels[some],
+        probabilities[some],
+    )
+    print(f"{len(wrong)} of {len(labels)} are wrong, {len(swapped)} of the side.")
 
 
 if __name__ == "__main__":

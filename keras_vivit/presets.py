@@ -86,13 +86,6 @@ PRESETS["vivit_organmnist3d"] = {
     "weights": Path(__file__).parent / "weights" / "vivit_organmnist3d.npz",
 }
 
-# Fewer tubelets and better training: more accurate, and faster.
-PRESETS["vivit_organmnist3d_v2"] = {
-    **PRESETS["vivit_organmnist3d"],
-    "config": {**PRESETS["vivit_organmnist3d"]["config"], "strides": (5, 5, 5)},
-    "weights": Path(__file__).parent / "weights" / "vivit_organmnist3d_v2.npz",
-}
-
 PRESETS["vivit_organmnist3d_baseline"] = {
     "about": "28x28x28 volumes, 11 classes, raw pixels 0-255: the Keras example's size",
     "config": {
