@@ -214,7 +214,7 @@ def test_reconstructions_of_a_volume_and_a_clip_are_drawn(monkeypatch, tmp_path)
 def test_confusions_are_those_of_the_shipped_model(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     script = importlib.import_module("organmnist3d")
-    _, labels, probabilities = script.predict(DATA)
+    _, _, labels, probabilities = script.predict(DATA)
     if len(labels) != 304:
         pytest.skip("the picture is that of other 304 volumes")
     drawn = (DOCS / "organmnist3d-confusion.svg").read_text()
