@@ -334,7 +334,7 @@ CASES = [
     ),
     Case(
         augmentation.RandomAffine,
-        {"rotation": 20, "scale": 0.2, "shift": 0.2, "seed": 7},
+        {"rotation": 20, "scale": 0.2, "shift": 0.2, "rate": 0.8, "seed": 7},
         VIDEO,
         VIDEO,
         wrong=(
@@ -352,7 +352,7 @@ CASES = [
     ),
     Case(
         augmentation.RandomAffine,
-        {"rotation": 20, "scale": 0.2, "shift": 0.2, "rate": 0.8, "seed": 7},
+        {"rotation": 20, "scale": 0.2, "shift": 0.2, "seed": 7},
         MASKED,
         MASKED,
         label="masks",
