@@ -11,51 +11,26 @@ at the rate that PyTorch reaches in large ones.
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import statistics
-import time
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-import numpy as np
-import peers
+import measure
 import run
 import torch
+from devices import Device
 from flops import operations
-from measure import measure_gemm
 from sizes import MODELS, SIZES
 
 import keras_vivit
 from keras_vivit.backbone import VARIANTS
 
+CASE = {"backend": "torch", "device": "cpu", "dtype": "float32", "compiled": False}
 SIZE = dataclasses.replace(SIZES["b16x2"], batch=1)
 PEERS = ("transformers", "vit-pytorch")
-
-
-def ours(variant):
-    return keras_vivit.ViViTClassifier.from_preset(
-        f"vivit_b16x2_{variant}"
-    ).predict_on_batch
-
-
-def peer(name):
-    """Returns a function of a video, as ours are."""
-    module, arrange = peers.torch_peer(name, SIZE)
-    module.eval()
-
-    def predict(video):
-        with torch.inference_mode():
-            outputs = module(torch.from_numpy(np.ascontiguousarray(arrange(video))))
-            return getattr(outputs, "logits", outputs).softmax(-1).numpy()
-
-    return predict
-
-
-def seconds_of(predict, video):
-    start = time.perf_counter()
-    predict(video)
-    return time.perf_counter() - start
 
 
 def main():
@@ -64,14 +39,20 @@ def main():
     rounds = parser.parse_args().rounds
     threads = run.processors()
     torch.set_num_threads(threads)
-    models = {variant: ours(variant) for variant in VARIANTS}
-    models |= {name: peer(name) for name in PEERS if MODELS[name].installed}
-    video = np.random.default_rng(0).random((1, *SIZE.video), "float32")
+    device, (video, labels) = Device(CASE), measure.inputs(SIZE)
+    models = {}
+    for variant in VARIANTS:
+        model = keras_vivit.ViViTClassifier.from_preset(f"vivit_b16x2_{variant}")
+        models[variant] = functools.partial(model.predict_on_batch, video)
+    for name in PEERS:
+        if MODELS[name].installed:
+            peer = measure.torch_subject(name, CASE, SIZE, video, labels, device)
+            models[name] = peer.predict
     found = [
-        {name: seconds_of(predict, video) for name, predict in models.items()}
+        {name: measure.seconds_of(predict) for name, predict in models.items()}
         for _ in range(1 + rounds)  # The first one is a warm-up.
     ][1:]
-    rate = measure_gemm({"device": "cpu", "dtype": "float32"})["operations"]
+    rate = measure.measure_gemm(CASE)["operations"]
     limit = operations(SIZE, MODELS["vivit1"], training=False) / rate
     record = {
         "machine": run.processor(),

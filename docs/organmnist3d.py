@@ -91,8 +91,12 @@ def draw_volume(axes, volume, label, probabilities):
     axes[0].text(-0.15, 0.18, text, color=color, **style)
     places = np.linspace(0, len(volume) - 1, SLICES + 2).round().astype(int)
     for axis, place in zip(axes, places[1:-1], strict=True):
-        axis.imshow(volume[place], cmap="gray", vmin=0, vmax=255)
-        axis.set_axis_off()
+        show(axis, volume[place])
+
+
+def show(axis, picture):
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axis.set_axis_off()
 
 
 def draw_scans(path, file):
@@ -115,9 +119,7 @@ def draw_scans(path, file):
         text = f"{NAMES[label]}\n{SPLITS[split]}"
         line[0].text(-0.15, 0.5, text, color="white", fontsize=7.5, **place)
         for axis, volume in zip(line, file[f"{split}_images"][rows], strict=True):
-            across = volume[:, :, volume.shape[2] // 2].T
-            axis.imshow(across, cmap="gray", vmin=0, vmax=255)
-            axis.set_axis_off()
+            show(axis, volume[:, :, volume.shape[2] // 2].T)
     figure.savefig(path, dpi=150, pil_kwargs={"quality": 85})
 
 

@@ -105,17 +105,9 @@ def test_all_is_sorted_and_complete():
         name
         for name, value in vars(keras_vivit).items()
         if not name.startswith("_") and not inspect.ismodule(value)
-    } | {
-        *(
-            "augmentation",
-            "config",
-            "data",
-            "initializers",
-            "optimizers",
-            "visualization",
-        )
     }
-    assert keras_vivit.__all__ == sorted(public)
+    public |= {"augmentation", "config", "data", "initializers", "optimizers"}
+    assert keras_vivit.__all__ == sorted(public | {"visualization"})
 
 
 @pytest.mark.parametrize("value", PUBLIC, ids=keras_vivit.__all__)

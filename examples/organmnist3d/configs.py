@@ -7,6 +7,8 @@ VARIANTS = (
     "factorized_dot_product",
 )
 
+AFFINE = {"rotation": 15, "scale": 0.15, "shift": 0.1}
+
 # 125 tokens, the most accurate one.
 TUNED = {
     "preset": "vivit_organmnist3d",
@@ -24,7 +26,7 @@ TUNED = {
     "label_smoothing": 0.1,
     "ema_momentum": 0.99,
     "augmentation": {
-        "affine": {"rotation": 15, "scale": 0.15, "shift": 0.1, "rate": 0.7},
+        "affine": {**AFFINE, "rate": 0.7},
         "intensity": {"gain": 0.2, "offset": 0.1, "gamma": 0.3, "noise": 0.05},
         "cutmix": None,
         "erasing": None,
@@ -71,11 +73,7 @@ PRETRAINING = {
     "warmup_epochs": 10,
     "weight_decay": 0.05,
     "ema_momentum": None,
-    "augmentation": {
-        **TUNED["augmentation"],
-        "affine": {"rotation": 15, "scale": 0.15, "shift": 0.1},
-        "intensity": {},
-    },
+    "augmentation": {**TUNED["augmentation"], "affine": AFFINE, "intensity": {}},
 }
 
 CONFIGS = {"quick": QUICK, "tuned": TUNED, "baseline": BASELINE}
