@@ -103,29 +103,57 @@ class Muon(keras.optimizers.Optimizer):
             return shape[0] * shape[1], shape[2]
         return shape if len(shape) == 2 and path.endswith("/kernel") else None
 
+    def _backend_update_step(
+        self, grads: list[Tensor], trainable_variables: list[Any], learning_rate: Tensor
+    ) -> None:
+        if keras.backend.backend() != "torch":  # The compilers gain nothing by this.
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        # All kernels of one shape are multiplied at once.
+        groups: dict[Any, list[tuple[Tensor, Any]]] = {}
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            if shape := self.matrices[self._get_variable_index(variable)]:
+                groups.setdefault(shape, []).append((gradient, variable))
+            else:
+                self.update_step(gradient, variable, learning_rate)
+        for shape, pairs in groups.items():
+            self._update_matrices(pairs, shape, learning_rate)
+
+    def _update_matrices(
+        self,
+        pairs: list[tuple[Tensor, Any]],
+        shape: tuple[int, int],
+        learning_rate: Tensor,
+    ) -> None:
+        ahead = []
+        for gradient, variable in pairs:
+            momentum = self.momentums[self._get_variable_index(variable)]
+            gradient = ops.cast(gradient, variable.dtype)
+            self.assign(momentum, self.momentum * momentum + gradient)
+            nesterov = gradient + self.momentum * momentum
+            ahead.append(ops.reshape(nesterov, shape))
+        rate = ops.cast(learning_rate, ahead[0].dtype) * (0.2 * max(shape) ** 0.5)
+        steps = ops.unstack(rate * _orthogonal(ops.stack(ahead)), len(pairs))
+        for (_, variable), step in zip(pairs, steps, strict=True):
+            self.assign_sub(variable, ops.reshape(step, variable.shape))
+
     def update_step(
         self, gradient: Tensor, variable: Any, learning_rate: Tensor
     ) -> None:
+        index = self._get_variable_index(variable)
+        if shape := self.matrices[index]:
+            self._update_matrices([(gradient, variable)], shape, learning_rate)
+            return
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        index = self._get_variable_index(variable)
         momentum, velocity = self.momentums[index], self.velocities[index]
-        if shape := self.matrices[index]:
-            self.assign(momentum, self.momentum * momentum + gradient)
-            ahead = gradient + self.momentum * momentum  # Nesterov's
-            step = _orthogonal(ops.reshape(ahead, shape)) * (0.2 * max(shape) ** 0.5)
-            step = ops.reshape(step, variable.shape)
-        else:
-            count = ops.cast(self.iterations + 1, variable.dtype)
-            first, second = (
-                1 - ops.power(b, count) for b in (self.beta_1, self.beta_2)
-            )
-            change, square = gradient - momentum, ops.square(gradient) - velocity
-            self.assign_add(momentum, (1 - self.beta_1) * change)
-            self.assign_add(velocity, (1 - self.beta_2) * square)
-            step = momentum * ops.sqrt(second) / first
-            step = step / (ops.sqrt(velocity) + self.epsilon)
-        self.assign_sub(variable, rate * step)
+        count = ops.cast(self.iterations + 1, variable.dtype)
+        first, second = (1 - ops.power(b, count) for b in (self.beta_1, self.beta_2))
+        change, square = gradient - momentum, ops.square(gradient) - velocity
+        self.assign_add(momentum, (1 - self.beta_1) * change)
+        self.assign_add(velocity, (1 - self.beta_2) * square)
+        step = momentum * ops.sqrt(second) / first
+        self.assign_sub(variable, rate * step / (ops.sqrt(velocity) + self.epsilon))
 
     def get_config(self) -> Config:
         return {
@@ -138,16 +166,16 @@ class Muon(keras.optimizers.Optimizer):
         }
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """Returns about the nearest matrix with orthonormal rows, or else columns.
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """Returns about the nearest matrices with orthonormal rows, or else columns.
 
-    Five steps of a Newton-Schulz iteration take its singular values to [.7, 1.2].
+    Five steps of a Newton-Schulz iteration take singular values to [.7, 1.2].
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = ops.transpose(matrix) if tall else matrix
-    x = x / (ops.norm(x) + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = ops.swapaxes(matrices, 1, 2) if tall else matrices
+    x = x / (ops.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(5):
-        square = x @ ops.transpose(x)
+        square = x @ ops.swapaxes(x, 1, 2)
         x = a * x + (b * square + c * square @ square) @ x
-    return ops.transpose(x) if tall else x
+    return ops.swapaxes(x, 1, 2) if tall else x
