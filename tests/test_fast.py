@@ -286,8 +286,8 @@ def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
     monkeypatch.setattr(
         ours, "_onednn", lambda *args: calls.append(1) or compute(*args)
     )
-    for is_amd in ([], [True]):
-        monkeypatch.setattr(ours, "_is_amd_with_avx512", is_amd.copy)
+    for faster in (False, True):
+        monkeypatch.setattr(ours, "_prefers_onednn", lambda faster=faster: faster)
         tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
         outputs = fast.product(*tensors)
         (outputs**2).sum().backward()
@@ -297,26 +297,6 @@ def test_onednn_computes_the_product_of_matrices(rows, large, monkeypatch):
     assert len(calls) == 2 * (rows > 16)
     for plain, found in zip(*results, strict=True):
         np.testing.assert_allclose(plain, found, rtol=1e-4, atol=1e-4)
-
-
-@only("torch")
-@pytest.mark.parametrize(
-    ("cpu", "expected"),
-    [
-        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f avx512_bf16", True),
-        ("vendor_id : AuthenticAMD\nflags : fpu avx2", False),
-        ("vendor_id : GenuineIntel\nflags : fpu avx2 avx512f", False),
-        (None, False),
-    ],
-)
-def test_processor_is_recognized(cpu, expected, tmp_path, monkeypatch):
-    ours = fast.module()
-
-    path = tmp_path / "cpuinfo"
-    if cpu:
-        path.write_text(cpu)
-    monkeypatch.setattr(ours, "CPU", path)
-    assert ours._is_amd_with_avx512.__wrapped__() == expected
 
 
 @some_layers_stay
@@ -354,7 +334,7 @@ def test_torch_without_an_operator(name, replacement, monkeypatch):
 
     ours = fast.module()
 
-    monkeypatch.setattr(ours, "_is_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(ours, "_prefers_onednn", lambda: True)
     arrays = normal(256, 24), normal(24, 40), normal(40)
     expected = [arrays[0] @ arrays[1] + arrays[2]]
     upstream = 2 * expected[0]

@@ -165,7 +165,7 @@ def onednn(monkeypatch):
     """Has PyTorch multiply by oneDNN, whatever the processor is."""
     ours = fast.module()
     calls, compute = [], ours._onednn
-    monkeypatch.setattr(ours, "_is_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(ours, "_prefers_onednn", lambda: True)
     monkeypatch.setattr(ours, "_onednn", lambda *x: calls.append(1) or compute(*x))
     return calls
 

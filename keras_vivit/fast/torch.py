@@ -10,10 +10,10 @@ import torch
 from keras import ops
 
 from keras_vivit import fast
+from keras_vivit.fast import choice
 from keras_vivit.mlp import gelu_tanh
 from keras_vivit.types import Tensor
 
-CPU = "/proc/cpuinfo"
 DTYPES = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -239,13 +239,13 @@ def projections(
 def product(
     plain: Callable[..., Tensor], rows: Tensor, kernel: Tensor, bias: Tensor
 ) -> Tensor:
-    """Multiplies by oneDNN on CPUs whose AVX-512 MKL, PyTorch's default, leaves out."""
+    """Multiplies by oneDNN on CPUs where it is faster than MKL, PyTorch's default."""
     # A recomputation is outside of the scope that casts variables.
     kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
-    if not (_is_amd_with_avx512() and _is_eager_on_cpu(rows)):
+    if not _is_eager_on_cpu(rows):
         return bias.addmm(rows, kernel)
     # Only now: exported models must not depend on the size of the batch.
-    if (number := len(rows)) < 15 * IMAGES:
+    if (number := len(rows)) < 15 * IMAGES or not _prefers_onednn():
         return bias.addmm(rows, kernel)
     if missing := -number % IMAGES:  # An odd number of tokens in a batch of one.
         rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
@@ -255,13 +255,13 @@ def product(
 
 
 @functools.cache
-def _is_amd_with_avx512() -> bool:
-    try:
-        with open(CPU) as file:
-            cpu = file.read(4096)
-    except OSError:  # not Linux
-        return False
-    return "AuthenticAMD" in cpu and "avx512f" in cpu
+def _prefers_onednn() -> bool:
+    rows, kernel = torch.ones(1024, 512), torch.ones(512, 512)
+    ways = _onednn, lambda rows, kernel, bias: bias.addmm(rows, kernel)
+    return choice.is_faster(
+        f"torch-{torch.__version__}-onednn",
+        *(functools.partial(way, rows, kernel, kernel[0]) for way in ways),
+    )
 
 
 def _onednn(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
