@@ -1,7 +1,7 @@
 """Muon for transformers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ __all__ = ["Muon"]
 # Kernels of our attention, and of `keras.layers.MultiHeadAttention`.
 INPUTS = ("/query/kernel", "/key/kernel", "/value/kernel")
 OUTPUTS = ("/output/kernel", "/attention_output/kernel")
+Pairs = list[tuple[Tensor, Any]]  # gradients and their variables
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial whose limit is the sign
 
 
@@ -103,57 +104,59 @@ class Muon(keras.optimizers.Optimizer):
             return shape[0] * shape[1], shape[2]
         return shape if len(shape) == 2 and path.endswith("/kernel") else None
 
-    def _backend_update_step(
-        self, grads: list[Tensor], trainable_variables: list[Any], learning_rate: Tensor
-    ) -> None:
-        if keras.backend.backend() != "torch":  # The compilers gain nothing by this.
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-            return
-        # All kernels of one shape are multiplied at once.
-        groups: dict[Any, list[tuple[Tensor, Any]]] = {}
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            if shape := self.matrices[self._get_variable_index(variable)]:
-                groups.setdefault(shape, []).append((gradient, variable))
-            else:
-                self.update_step(gradient, variable, learning_rate)
-        for shape, pairs in groups.items():
-            self._update_matrices(pairs, shape, learning_rate)
-
-    def _update_matrices(
-        self,
-        pairs: list[tuple[Tensor, Any]],
-        shape: tuple[int, int],
-        learning_rate: Tensor,
-    ) -> None:
-        ahead = []
-        for gradient, variable in pairs:
-            momentum = self.momentums[self._get_variable_index(variable)]
-            gradient = ops.cast(gradient, variable.dtype)
-            self.assign(momentum, self.momentum * momentum + gradient)
-            nesterov = gradient + self.momentum * momentum
-            ahead.append(ops.reshape(nesterov, shape))
-        rate = ops.cast(learning_rate, ahead[0].dtype) * (0.2 * max(shape) ** 0.5)
-        steps = ops.unstack(rate * _orthogonal(ops.stack(ahead)), len(pairs))
-        for (_, variable), step in zip(pairs, steps, strict=True):
-            self.assign_sub(variable, ops.reshape(step, variable.shape))
-
     def update_step(
         self, gradient: Tensor, variable: Any, learning_rate: Tensor
     ) -> None:
-        index = self._get_variable_index(variable)
-        if shape := self.matrices[index]:
-            self._update_matrices([(gradient, variable)], shape, learning_rate)
-            return
-        rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        momentum, velocity = self.momentums[index], self.velocities[index]
-        count = ops.cast(self.iterations + 1, variable.dtype)
+        self._update([(gradient, variable)], learning_rate)
+
+    def _backend_update_step(
+        self, grads: list[Tensor], trainable_variables: list[Any], learning_rate: Tensor
+    ) -> None:
+        if keras.backend.backend() == "torch":  # The compilers gain nothing by this.
+            pairs = list(zip(grads, trainable_variables, strict=True))
+            self._update(pairs, learning_rate)
+        else:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _update(self, pairs: Pairs, learning_rate: Tensor) -> None:
+        """Updates variables, all kernels of one shape at once."""
+        groups: dict[Any, Pairs] = {}
+        for gradient, variable in pairs:
+            shape = self.matrices[self._get_variable_index(variable)]
+            gradient = ops.cast(gradient, variable.dtype)
+            groups.setdefault(shape, []).append((gradient, variable))
+        for shape, group in groups.items():
+            steps = self._adamw(group) if shape is None else self._muon(group, shape)
+            for (_, variable), step in zip(group, steps, strict=True):
+                rate = ops.cast(learning_rate, variable.dtype)
+                self.assign_sub(variable, rate * step)
+
+    def _muon(self, pairs: Pairs, shape: tuple[int, int]) -> Iterator[Tensor]:
+        ahead = []
+        for gradient, variable in pairs:
+            state = self.momentums[self._get_variable_index(variable)]
+            momentum = self.momentum * ops.convert_to_tensor(state) + gradient
+            self.assign(state, momentum)
+            nesterov = gradient + self.momentum * momentum
+            ahead.append(ops.reshape(nesterov, shape))
+        steps = _orthogonal(ops.stack(ahead)) * (0.2 * max(shape) ** 0.5)
+        for (_, variable), step in zip(pairs, ops.unstack(steps), strict=True):
+            yield ops.reshape(step, variable.shape)
+
+    def _adamw(self, pairs: Pairs) -> Iterator[Tensor]:
+        count = ops.cast(self.iterations + 1, "float32")
         first, second = (1 - ops.power(b, count) for b in (self.beta_1, self.beta_2))
-        change, square = gradient - momentum, ops.square(gradient) - velocity
-        self.assign_add(momentum, (1 - self.beta_1) * change)
-        self.assign_add(velocity, (1 - self.beta_2) * square)
-        step = momentum * ops.sqrt(second) / first
-        self.assign_sub(variable, rate * step / (ops.sqrt(velocity) + self.epsilon))
+        scale = ops.sqrt(second) / first
+        for gradient, variable in pairs:
+            index = self._get_variable_index(variable)
+            states = self.momentums[index], self.velocities[index]
+            momentum, velocity = map(ops.convert_to_tensor, states)
+            momentum = momentum + (1 - self.beta_1) * (gradient - momentum)
+            velocity = velocity + (1 - self.beta_2) * (gradient * gradient - velocity)
+            self.assign(states[0], momentum)
+            self.assign(states[1], velocity)
+            length = ops.cast(scale, variable.dtype)
+            yield length * momentum / (velocity**0.5 + self.epsilon)
 
     def get_config(self) -> Config:
         return {
