@@ -11,6 +11,7 @@ from keras_vivit import (
     fast,
     features,
     freezing,
+    lora,
     policies,
     presets,
     validation,
@@ -477,37 +478,12 @@ class ViViTBackbone(Model):
         Reference:
             [LoRA, Hu et al., 2021](https://arxiv.org/abs/2106.09685)
         """
-        rank = validation.positive_int("rank", rank)
-        validation.elements(rank=rank, mlp_dim=max(self.mlp_dim, self.embed_dim))
-        if alpha is not None:
-            alpha = validation.positive_number("alpha", alpha)
-        if targets is not None:
-            targets = validation.strings("targets", targets)
-        kinds = (keras.layers.Dense, keras.layers.EinsumDense)
-        layers = [x for x in self._flatten_layers() if isinstance(x, kinds)]
-        if any(layer.lora_enabled for layer in layers):
-            raise ValueError("`enable_lora` must be called once: adapters are there.")
-        if targets is not None:
-            layers = [x for x in layers if _is_target(x, targets)]
-            for target in targets:
-                if not any(_is_target(x, [target]) for x in layers):
-                    raise ValueError(
-                        "`targets` must be parts of paths of dense layers, such as "
-                        f"'query' or 'mlp/hidden'. Received: {target!r}"
-                    )
-        for variable in self.weights:
-            variable.trainable = False
-        for layer in layers:
-            layer.enable_lora(rank, **({} if alpha is None else {"lora_alpha": alpha}))
+        lora.enable(self, rank, alpha, targets)
 
     @classmethod
     def presets(cls) -> dict[str, str]:
         """Returns a dictionary of all presets, name -> one line about it."""
         return {name: preset["about"] for name, preset in presets.PRESETS.items()}
-
-
-def _is_target(layer: keras.layers.Layer, targets: Sequence[str]) -> bool:
-    return any(f"/{target}/" in f"/{layer.path}/" for target in targets)
 
 
 def _video_shape(video_shape: Any, position_kind: str) -> Shape:
