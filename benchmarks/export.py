@@ -219,8 +219,9 @@ def measure(name, path, data, judge):
     print(json.dumps(result))
 
 
-def run(*arguments):
-    code = f"import export; export.measure(*{arguments})"
+def run(module, *arguments):
+    """Returns what `measure` of a module prints, called in a process of its own."""
+    code = f"import {module}; {module}.measure(*{arguments})"
     command = [sys.executable, "-c", code]
     done = subprocess.run(
         command, cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True
@@ -247,7 +248,7 @@ def main():
         rows = {case: [] for case in files}
         for number in range(options.rounds):
             for case, path in files.items():
-                rows[case].append(run(case, str(path), data, number == 0))
+                rows[case].append(run("export", case, str(path), data, number == 0))
     for case, found in rows.items():
         results[case] |= found[0]
         for key in (f"seconds_{batch}" for batch in BATCHES):

@@ -15,7 +15,7 @@ NAMES = (
     *("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder"),
     *("heart", "lung-right", "lung-left", "spleen", "pancreas"),
 )
-PRESET = "vivit_organmnist3d"
+PRESET = "vivit_organmnist3d_v2"
 SIDES = np.array([0, 2, 1, 4, 3, 5, 6, 8, 7, 9, 10])  # of the mirror image
 SLICES = 8  # of 28, evenly spread
 MISTAKES = 6

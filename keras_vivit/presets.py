@@ -66,25 +66,27 @@ _ORGANS = [
     "pancreas",
 ]
 
-PRESETS["vivit_organmnist3d"] = {
-    "about": "28x28x28 CT volumes, 11 organs, raw pixels 0-255; with weights",
-    "config": {
-        "video_shape": (28, 28, 28, 1),
-        "num_classes": 11,
-        "class_names": _ORGANS,
-        "tubelet_size": (8, 8, 8),
-        "strides": (4, 4, 4),
-        "variant": "spatio_temporal",
-        "embed_dim": 96,
-        "num_layers": 4,
-        "num_temporal_layers": 2,
-        "num_heads": 3,
-        "mlp_dim": 384,
-        "drop_path_rate": 0.1,
-        "rescaling": (1 / 127.5, -1.0),
-    },
-    "weights": Path(__file__).parent / "weights" / "vivit_organmnist3d.npz",
-}
+for _name, _stride in {"vivit_organmnist3d": 4, "vivit_organmnist3d_v2": 5}.items():
+    PRESETS[_name] = {
+        "about": f"28x28x28 CT volumes, strides of {_stride}, 11 organs, raw pixels "
+        "0-255; with weights",
+        "config": {
+            "video_shape": (28, 28, 28, 1),
+            "num_classes": 11,
+            "class_names": _ORGANS,
+            "tubelet_size": (8, 8, 8),
+            "strides": (_stride, _stride, _stride),
+            "variant": "spatio_temporal",
+            "embed_dim": 96,
+            "num_layers": 4,
+            "num_temporal_layers": 2,
+            "num_heads": 3,
+            "mlp_dim": 384,
+            "drop_path_rate": 0.1,
+            "rescaling": (1 / 127.5, -1.0),
+        },
+        "weights": Path(__file__).parent / "weights" / f"{_name}.npz",
+    }
 
 PRESETS["vivit_organmnist3d_baseline"] = {
     "about": "28x28x28 volumes, 11 classes, raw pixels 0-255: the Keras example's size",

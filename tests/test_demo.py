@@ -83,7 +83,7 @@ def address():
 
 @pytest.fixture(scope="module")
 def model():
-    return keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
+    return keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d_v2")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ sys.path[:0] = [str(SCRIPT.parent), str(ROOT / "benchmarks")]
 
 import export  # noqa: E402
 import export_and_serve  # noqa: E402
+import serving  # noqa: E402
 
 BACKEND = keras.backend.backend()
 SHAPE = (4, 8, 8, 1)
@@ -164,6 +165,7 @@ def test_pages_have_these_errors_and_the_tables_of_the_benchmark():
     assert all(e.replace("`", "") in pages["export"] for e in ERRORS.values())
     for name, table in export.tables().items():
         assert table in pages[name], "run benchmarks/export.py --tables"
+    assert serving.table() in pages["export"], "run benchmarks/serving.py --table"
 
 
 @only("tensorflow")
@@ -190,6 +192,16 @@ def test_file_is_measured(tmp_path, capsys):
     assert result.pop("right") == 36
     assert list(result) == ["seconds_1", "seconds_32"]
     assert min(result.values()) > 0
+
+
+@pytest.mark.parametrize("name", serving.CALLS)
+def test_answers_are_timed(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(serving, "VOLUMES", 40)
+    path = tmp_path / "model.keras"
+    export.organs().save(path)
+    serving.measure(name, path)
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["seconds_1"] < result["seconds_40"]
 
 
 def test_organs_are_named_without_keras(tmp_path, request):

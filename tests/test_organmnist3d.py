@@ -666,12 +666,12 @@ def test_report_runs_on_its_own(finished):
 
 @pytest.mark.slow
 def test_shipped_weights_are_those_of_the_run(npz, finished, tmp_path, monkeypatch):
-    preset = presets.PRESETS["vivit_organmnist3d"]
+    preset = presets.PRESETS["vivit_organmnist3d_v2"]
     weights = tmp_path / "weights.npz"
     monkeypatch.setitem(preset, "weights", weights)
     monkeypatch.setitem(preset, "config", {**preset["config"], **SMALL})
     assert ship.main([str(finished)]) == 0
-    model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d")
+    model = keras_vivit.ViViTClassifier.from_preset("vivit_organmnist3d_v2")
     images = data.load("organmnist3d", 28, npz).test.images
     np.testing.assert_allclose(
         model.predict(images, verbose=0),

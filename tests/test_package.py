@@ -179,8 +179,9 @@ def test_wheel_holds_the_package_and_nothing_else(distributions):
     }
     assert names == files_of("keras_vivit") | metadata
     others = {name for name in names - metadata if not name.endswith(".py")}
-    weights = "keras_vivit/weights/vivit_organmnist3d.npz"
-    assert others == {"keras_vivit/py.typed", weights}
+    names = ("vivit_organmnist3d", "vivit_organmnist3d_v2")
+    weights = {f"keras_vivit/weights/{name}.npz" for name in names}
+    assert others == {"keras_vivit/py.typed", *weights}
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "organmnist3d")]
 
-ORGANS = "vivit_organmnist3d"
+ORGANS = "vivit_organmnist3d_v2"
 CREDIT = "The samples are test volumes of OrganMNIST3D (MedMNIST v2, CC BY 4.0)."
 # By package: what the page loads of it; the first file is what its name imports.
 PACKAGES = {

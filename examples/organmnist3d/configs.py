@@ -11,9 +11,8 @@ AFFINE = {"rotation": 15, "scale": 0.15, "shift": 0.1}
 
 # 125 tokens, the most accurate one.
 TUNED = {
-    "preset": "vivit_organmnist3d",
-    # Arguments of `ViViTClassifier` that replace the preset's.
-    "model": {"strides": (5, 5, 5)},
+    "preset": "vivit_organmnist3d_v2",
+    "model": {},  # arguments of `ViViTClassifier` that replace the preset's
     # The same for one variant: half of the heads for time, half for space.
     "variants": {"factorized_dot_product": {"num_heads": 4}},
     "epochs": 120,
