@@ -18,9 +18,11 @@ def enable(backbone: Any, rank: int, alpha: float | None, targets: Any) -> None:
         alpha = validation.positive_number("alpha", alpha)
     layers = [x for x in backbone._flatten_layers() if isinstance(x, KINDS)]
     if targets is not None:
-        layers = _chosen(layers, validation.strings("targets", targets))
+        targets = validation.strings("targets", targets)
     if any(layer.lora_enabled for layer in layers):
         raise ValueError("`enable_lora` must be called once: adapters are there.")
+    if targets is not None:
+        layers = _chosen(layers, targets)
     for variable in backbone.weights:
         variable.trainable = False
     for layer in layers:

@@ -44,6 +44,7 @@ def test_wrong_ranks_and_a_second_call_are_refused():
     with pytest.raises(ValueError, match="`rank` must"):
         model.enable_lora(0)
     assert all(v.trainable for v in model.weights)
-    model.enable_lora(2)
-    with pytest.raises(ValueError, match="must be called once"):
-        model.enable_lora(2)
+    model.enable_lora(2, targets=["query"])
+    for targets in (None, ["query"], ["mlp"]):
+        with pytest.raises(ValueError, match="must be called once"):
+            model.enable_lora(2, targets=targets)
