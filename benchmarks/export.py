@@ -177,9 +177,9 @@ def organs(precision="float32"):
     return model
 
 
-def write(folder, backend):
+def write(folder, backend, precisions=PRECISIONS):
     """Writes all files; returns name -> path."""
-    cases = {precision: (KERAS, precision) for precision in ("float32", *PRECISIONS)}
+    cases = {precision: (KERAS, precision) for precision in ("float32", *precisions)}
     for name, form in FORMATS.items():
         if backend in form.needs and all(map(find_spec, form.needs[backend])):
             cases[name] = form, "float32"

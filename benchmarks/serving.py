@@ -15,11 +15,10 @@ import os
 import statistics
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from export import FOLDER, FORMATS, KERAS, organs, run
+from export import FOLDER, FORMATS, KERAS, run, write
 from run import processor, processors, versions
 
 VOLUMES, BATCH = 610, 32  # the official test volumes
@@ -27,24 +26,6 @@ CALLS = ("predict", "predict_on_batch")  # of Keras' own file
 HEAD = """\
 | backend | | one volume, ms | 610 volumes, s | volumes a second |
 |---|---|--:|--:|--:|"""
-
-
-def write(folder, backend):
-    """Writes all files; returns name -> path."""
-    files = {}
-    for name, form in {"keras": KERAS, **FORMATS}.items():
-        if backend in form.needs or form is KERAS:
-            if not all(map(find_spec, form.needs.get(backend, ()))):
-                continue
-            (folder / name).mkdir()
-            try:
-                form.save(organs(), folder / name / form.file)
-            except NotImplementedError as error:  # JAX's ONNX: the tubelets overlap.
-                print(f"No {name}: {error}")
-            else:
-                files[name] = folder / name / form.file
-    keras = files.pop("keras")
-    return {**dict.fromkeys(CALLS, keras), **files}
 
 
 def load(name, path):
@@ -87,7 +68,8 @@ def main():
         return print(table())
     backend = os.environ["KERAS_BACKEND"]
     with tempfile.TemporaryDirectory() as name:
-        files = write(Path(name), backend)
+        files = write(Path(name), backend, precisions=())
+        files = dict.fromkeys(CALLS, files.pop("float32")) | files
         rows = {case: [] for case in files}
         for _ in range(options.rounds):
             for case, path in files.items():

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_vivit import validation
+from keras_vivit import fast, validation
 from keras_vivit.types import Config, Tensor
 
 __all__ = ["Muon"]
@@ -112,11 +112,9 @@ class Muon(keras.optimizers.Optimizer):
     def _backend_update_step(
         self, grads: list[Tensor], trainable_variables: list[Any], learning_rate: Tensor
     ) -> None:
-        if keras.backend.backend() == "torch":  # The compilers gain nothing by this.
-            pairs = list(zip(grads, trainable_variables, strict=True))
-            self._update(pairs, learning_rate)
-        else:
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        one_by_one = super()._backend_update_step
+        pairs = grads, trainable_variables
+        fast.update_variables(one_by_one, self._update, *pairs, learning_rate)
 
     def _update(self, pairs: Pairs, learning_rate: Tensor) -> None:
         """Updates variables, all kernels of one shape at once."""

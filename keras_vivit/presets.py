@@ -66,16 +66,16 @@ _ORGANS = [
     "pancreas",
 ]
 
-for _name, _stride in {"vivit_organmnist3d": 4, "vivit_organmnist3d_v2": 5}.items():
-    PRESETS[_name] = {
-        "about": f"28x28x28 CT volumes, strides of {_stride}, 11 organs, raw pixels "
+PRESETS |= {
+    name: {
+        "about": f"28x28x28 CT volumes, strides of {stride}, 11 organs, raw pixels "
         "0-255; with weights",
         "config": {
             "video_shape": (28, 28, 28, 1),
             "num_classes": 11,
             "class_names": _ORGANS,
             "tubelet_size": (8, 8, 8),
-            "strides": (_stride, _stride, _stride),
+            "strides": (stride, stride, stride),
             "variant": "spatio_temporal",
             "embed_dim": 96,
             "num_layers": 4,
@@ -85,8 +85,10 @@ for _name, _stride in {"vivit_organmnist3d": 4, "vivit_organmnist3d_v2": 5}.item
             "drop_path_rate": 0.1,
             "rescaling": (1 / 127.5, -1.0),
         },
-        "weights": Path(__file__).parent / "weights" / f"{_name}.npz",
+        "weights": Path(__file__).parent / "weights" / f"{name}.npz",
     }
+    for name, stride in {"vivit_organmnist3d": 4, "vivit_organmnist3d_v2": 5}.items()
+}
 
 PRESETS["vivit_organmnist3d_baseline"] = {
     "about": "28x28x28 volumes, 11 classes, raw pixels 0-255: the Keras example's size",

@@ -46,7 +46,7 @@ def as_matrix(kernel, array):
 
 @as_keras_has_it
 @pytest.mark.parametrize("kind", ["ours", "keras"])
-def test_kernels_of_attention_move_as_matrices(kind):
+def test_kernels_of_attention_move_as_matrices(kind, way):
     kernels = [v for v in attention(kind).trainable_variables if len(v.shape) == 3]
     assert len(kernels) == 4
     matrices = [keras.Variable(as_matrix(k, flat(k)[0])) for k in kernels]
@@ -66,7 +66,7 @@ def test_kernels_of_attention_move_as_matrices(kind):
 
 
 @as_keras_has_it
-def test_everything_else_moves_as_in_keras():
+def test_everything_else_moves_as_in_keras(way):
     def layers():
         keras.utils.set_random_seed(0)
         convolution = keras.layers.Conv1D(4, 3, name="attention_output")

@@ -123,6 +123,18 @@ def layer_norm(
 
 
 @accelerated
+def update_variables(
+    one_by_one: Callable[..., None],
+    together: Callable[..., None],
+    gradients: list[Tensor],
+    variables: list[Any],
+    learning_rate: Tensor,
+) -> None:
+    """Has an optimizer update its variables one by one, or all in one call."""
+    one_by_one(gradients, variables, learning_rate)
+
+
+@accelerated
 def augment(layer: keras.layers.Layer, data: dict[str, Any]) -> dict[str, Any]:
     """Runs an augmentation."""
     return layer.augment(data)

@@ -256,7 +256,8 @@ def product(
 
 @functools.cache
 def _prefers_onednn() -> bool:
-    rows, kernel = torch.ones(1024, 512), torch.ones(512, 512)
+    options: Any = {"dtype": torch.float32, "device": "cpu"}
+    rows, kernel = torch.ones(1024, 512, **options), torch.ones(512, 512, **options)
     ways = _onednn, lambda rows, kernel, bias: bias.addmm(rows, kernel)
     return choice.is_faster(
         f"torch-{torch.__version__}-onednn",
@@ -322,3 +323,18 @@ def _rows(pixels: Tensor) -> Tensor:
 
 def _pixel_kernel(kernel: Tensor) -> Tensor:
     return kernel.reshape(*kernel.shape, 1, 1)
+
+
+# === Optimizers ===
+
+
+def update_variables(
+    plain: Callable[..., None],
+    one_by_one: Callable[..., None],
+    together: Callable[..., None],
+    gradients: list[Tensor],
+    variables: list[Any],
+    learning_rate: Tensor,
+) -> None:
+    """Updates all at once: no compiler merges what is the same for many of them."""
+    together(list(zip(gradients, variables, strict=True)), learning_rate)
