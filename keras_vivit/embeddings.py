@@ -4,6 +4,7 @@ import math
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_vivit import fast, validation
@@ -111,7 +112,7 @@ class TubeletEmbedding(Layer):
             inputs = validation.keep_tokens(inputs, _per_voxel(mask, inputs))
         inputs = self._pad(inputs)
         if self.strides == self.tubelet_size:
-            tubelets = split_into_tubelets(inputs, self.tubelet_size)
+            tubelets = split_into_tubelets(inputs, self.tubelet_size, self.strides)
             kernel = ops.reshape(self.kernel, (-1, self.embed_dim))
             rows = ops.reshape(tubelets, (-1, tubelets.shape[-1]))
             tokens = fast.product(rows, kernel, ops.convert_to_tensor(self.bias))
@@ -198,11 +199,16 @@ class TubeletEmbedding(Layer):
         return ops.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def split_into_tubelets(x: Tensor, tubelet_size: Shape) -> Tensor:
-    """Returns the voxels of tubelets side by side, `(batch, t, h, w, voxels)`.
+def split_into_tubelets(x: Tensor, tubelet_size: Shape, strides: Shape) -> Tensor:
+    """Returns the voxels of tubelets, `(batch, t, h, w, voxels)`.
 
-    Those of a tubelet are in the order of frames, height, width and channels.
+    Those of a tubelet are in the order of frames, height, width and channels. Axes
+    along which tubelets do not lie side by side must be known.
     """
+    for axis, (n, stride) in enumerate(zip(tubelet_size, strides, strict=True), 1):
+        if n != stride:
+            starts = np.arange(0, x.shape[axis] - n + 1, stride)
+            x = ops.take(x, np.ravel(starts[:, None] + np.arange(n)), axis)
     _, *size, channels = ops.shape(x)
     p, q, r = tubelet_size
     t, h, w = size[0] // p, size[1] // q, size[2] // r

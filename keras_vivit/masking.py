@@ -238,6 +238,7 @@ class ReconstructionLoss(keras.layers.Layer):
 
     Args:
         tubelet_size: Tuple `(frames, height, width)`.
+        strides: Tuple `(frames, height, width)`, the step between tubelets.
         scale: Float that takes pixels to [0, 1]: it counts where a tubelet is constant.
 
     Call arguments:
@@ -255,19 +256,23 @@ class ReconstructionLoss(keras.layers.Layer):
     def __init__(
         self,
         tubelet_size: Shape,
+        strides: Shape,
         scale: float = 1.0,
         name: str | None = None,
         dtype: DType = None,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
         self.tubelet_size = tuple(tubelet_size)
+        self.strides = tuple(strides)
         self.scale = scale
         self.supports_masking = True
 
     def call(self, inputs: list[Tensor], mask: Any = None) -> Tensor:
         voxels, video, hidden = inputs
         kept = mask and mask[0]
-        tubelets = split_into_tubelets(video * self.scale, self.tubelet_size)
+        tubelets = split_into_tubelets(
+            video * self.scale, self.tubelet_size, self.strides
+        )
         places = visible_first(ops.cast(hidden, "bool"))
         places = places[:, places.shape[1] - voxels.shape[1] :]
         target, _, _ = normalize(take(tubelets, places), video.shape[-1])
@@ -290,6 +295,7 @@ class ReconstructionLoss(keras.layers.Layer):
         return {
             **super().get_config(),
             "tubelet_size": self.tubelet_size,
+            "strides": self.strides,
             "scale": self.scale,
         }
 

@@ -44,7 +44,9 @@ class ViViTMaskedAutoencoder(Model):
 
     Args:
         video_shape: Tuple `(frames, height, width, channels)`.
-        tubelet_size: Tuple `(frames, height, width)`. Tubelets lie side by side.
+        tubelet_size: Tuple `(frames, height, width)`.
+        strides: Tuple, the step between tubelets. Defaults to `tubelet_size`. Where
+            they overlap, a visible tubelet shows voxels of its hidden neighbours.
         variant: `"spatio_temporal"`, `"factorized_self_attention"` or
             `"factorized_dot_product"`, see `ViViTBackbone`. The temporal encoder of
             `"factorized_encoder"` would see no single token: it has no such model.
@@ -102,6 +104,7 @@ class ViViTMaskedAutoencoder(Model):
         self,
         video_shape: Shape,
         tubelet_size: tuple[int, int, int] = (2, 16, 16),
+        strides: tuple[int, int, int] | None = None,
         variant: str = "spatio_temporal",
         mask_ratio: float = 0.9,
         masking: str = "tube",
@@ -154,6 +157,7 @@ class ViViTMaskedAutoencoder(Model):
         backbone = ViViTBackbone(
             video_shape,
             tubelet_size=tubelet_size,
+            strides=strides,
             variant=variant,
             embed_dim=embed_dim,
             num_layers=num_layers,
@@ -247,6 +251,7 @@ class ViViTMaskedAutoencoder(Model):
         low, high = value_range
         voxels = ReconstructionLoss(
             backbone.tubelet_size,
+            backbone.get_layer("tubelet_embedding").strides,
             1 / (high - low),
             name="voxels",
             dtype=dtype.variable_dtype,
@@ -300,7 +305,8 @@ class ViViTMaskedAutoencoder(Model):
         `transformers` format or as the original `.pth` file, and a folder of
         `save_to_preset` bring their decoder; with other sources it is new. A `.pth`
         file does not tell the heads: `num_heads` and `decoder_num_heads` default to one
-        for each 64 channels. Tubelets lie side by side, whatever the source has.
+        for each 64 channels. What does not fill a tubelet is dropped, whatever the
+        `padding` of the source is.
         """
         validation.known_arguments(overrides, cls)
         config = presets.find(source, load_weights)
@@ -323,4 +329,4 @@ class ViViTMaskedAutoencoder(Model):
         return ViViTBackbone.presets()
 
 
-_BACKBONE_ONLY = ("num_temporal_layers", "padding", "pooling", "strides")
+_BACKBONE_ONLY = ("num_temporal_layers", "padding", "pooling")

@@ -77,6 +77,18 @@ def test_run_folder_holds_the_model_and_its_losses(finished):
     assert model.backbone.video_shape == (28, 28, 28, 1)
 
 
+@pytest.mark.parametrize("variant", pretrain._VARIANTS)
+def test_tubelets_are_those_of_the_configuration(variant):
+    configuration = {"variant": variant, "seed": 0, "precision": "float32"}
+    model = pretrain.build({**configuration, **pretrain.PRETRAINING}, (28, 28, 28, 1))
+    assert model.backbone.tubelet_size == (8, 8, 8)
+    assert model.get_layer("mask").output.shape == (None, 5, 5, 5)
+    assert model.masking == ("random" if variant == "spatio_temporal" else "tube")
+    side_by_side = {**configuration, **pretrain.PRETRAINING, "tubelet": 7}
+    model = pretrain.build(side_by_side, (28, 28, 28, 1))
+    assert model.get_layer("mask").output.shape == (None, 4, 4, 4)
+
+
 def test_report_shows_volumes_of_the_validation(npz, finished, capsys):
     (finished / "report.html").unlink()
     assert start(npz, finished, "--resume") == 0

@@ -14,6 +14,7 @@ each_variant = pytest.mark.parametrize(
     "variant", [VARIANTS[0], *(pytest.param(x, marks=once) for x in VARIANTS[1:])]
 )
 GRID = (2, 4, 4)
+STEPS = (2, 3, 3)  # of tubelets that overlap
 
 
 def autoencoder(variant="spatio_temporal", **arguments):
@@ -43,20 +44,34 @@ def tubes(batch=2, hidden=12, seed=0):
     return np.repeat(places, 2, axis=1).reshape(batch, *GRID)
 
 
+def overlapping(**arguments):
+    """Tubelets of (2, 4, 4) on a grid of (2, 5, 5)."""
+    return autoencoder(strides=STEPS, masking="random", hidden_input=True, **arguments)
+
+
+def random_mask():
+    ranks = np.random.default_rng(0).random((2, 50)).argsort(axis=1).argsort(axis=1)
+    return (ranks < 37).reshape(2, 2, 5, 5)
+
+
 def videos(batch=2, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (batch, *SMALL_VIDEO)).astype("float32")
 
 
-def loss_of(voxels, video, hidden, kept=None):
+def place_of(token, strides=(2, 4, 4)):
+    """Where a tubelet is in its video."""
+    starts = np.multiply(token, strides)
+    return tuple(slice(s, s + n) for s, n in zip(starts, (2, 4, 4), strict=True))
+
+
+def loss_of(voxels, video, hidden, kept=None, strides=(2, 4, 4)):
     """The mean squared error, tubelet by tubelet."""
     errors = []
     for b in range(len(video)):
         places = list(zip(*np.nonzero(hidden[b]), strict=True))
         for prediction, (t, h, w) in zip(voxels[b], places, strict=True):
-            tubelet = video[
-                b, 2 * t : 2 * t + 2, 4 * h : 4 * h + 4, 4 * w : 4 * w + 4, 0
-            ]
+            tubelet = video[b, ..., 0][place_of((t, h, w), strides)]
             pixels = tubelet.astype("float64") / 255
             target = (pixels - pixels.mean()) / (pixels.std(ddof=1) + 1e-6)
             if kept is None or kept[b, t, h, w]:
@@ -101,6 +116,18 @@ def test_loss_is_the_error_of_normalized_hidden_tubelets(variant):
     x = {"video": video, "hidden": hidden}
     model.compile("sgd")
     expected = loss_of(model.predict(x, verbose=0), video, hidden)
+    np.testing.assert_allclose(model.evaluate(x, verbose=0), expected, rtol=1e-5)
+
+
+@once
+def test_loss_of_overlapping_tubelets():
+    model = overlapping()
+    video, hidden = videos(), random_mask()
+    x = {"video": video, "hidden": hidden}
+    model.compile("sgd")
+    voxels = model.predict(x, verbose=0)
+    assert voxels.shape == (2, 37, 32)
+    expected = loss_of(voxels, video, hidden, strides=STEPS)
     np.testing.assert_allclose(model.evaluate(x, verbose=0), expected, rtol=1e-5)
 
 
@@ -311,6 +338,18 @@ def test_presets_give_their_sizes():
     )
     assert model.backbone.embed_dim == 192
     assert model.mask_ratio == 0.9
+    model = kv.ViViTMaskedAutoencoder.from_preset("vivit_organmnist3d_v2")
+    assert model.get_config()["strides"] == (5, 5, 5)
+    assert model.get_layer("mask").output.shape == (None, 5, 5, 5)
+
+
+@once
+def test_classifier_takes_the_strides_of_a_preset_folder(tmp_path):
+    model = overlapping()
+    model.save_to_preset(tmp_path / "m")
+    classifier = kv.ViViTClassifier.from_preset(tmp_path / "m", num_classes=3)
+    encoded = [flat(m(videos()))[0] for m in (model.backbone, classifier.backbone)]
+    np.testing.assert_array_equal(*encoded)
 
 
 # === A backbone as the start of a classifier ===
@@ -369,12 +408,42 @@ def test_reconstruction_fills_hidden_tubelets_alone(shape):
     assert not covered[:, :, 16:].any()
     np.testing.assert_array_equal(filled[~covered], video[~covered])
     # The first hidden tubelet of the second sample, channel by channel.
-    t, h, w = np.argwhere(hidden[1])[0]
-    place = (1, slice(2 * t, 2 * t + 2), *(slice(4 * i, 4 * i + 4) for i in (h, w)))
+    place = (1, *place_of(np.argwhere(hidden[1])[0]))
     voxels = model.predict(x, verbose=0)[1, 0].reshape(2, 4, 4, -1)
     tubelet, axes = video[place], (0, 1, 2)
     expected = voxels * tubelet.std(axes, ddof=1) + tubelet.mean(axes)
     np.testing.assert_allclose(filled[place], expected, rtol=1e-3, atol=1e-2)
+
+
+@once
+def test_reconstruction_of_overlapping_tubelets_is_the_mean_of_what_covers_a_voxel():
+    model, x = overlapping(), {"video": videos(), "hidden": random_mask()}
+    visible = np.zeros(x["video"].shape[:-1], bool)
+    total, means, count = (np.zeros(visible.shape) for _ in range(3))
+    voxels = model.predict(x, verbose=0)
+    for b in range(2):
+        predictions = iter(voxels[b])
+        for token in np.ndindex(2, 5, 5):
+            place = (b, *place_of(token, STEPS))
+            if not x["hidden"][b][token]:
+                visible[place] = True
+                continue
+            tubelet = x["video"][..., 0][place]
+            scaled = next(predictions).reshape(2, 4, 4) * tubelet.std(ddof=1)
+            total[place] += scaled + tubelet.mean()
+            means[place] += tubelet.mean()
+            count[place] += 1
+    for alone, expected in ((False, total), (True, means)):
+        filled, covered = kv.visualization.reconstruct(model, x, means_alone=alone)
+        np.testing.assert_array_equal(covered, ~visible)
+        assert 0 < covered.mean() < 37 / 50
+        np.testing.assert_array_equal(filled[visible], x["video"][visible])
+        np.testing.assert_allclose(
+            filled[covered][:, 0],
+            expected[covered] / count[covered],
+            rtol=1e-3,
+            atol=1e-2,
+        )
 
 
 @once

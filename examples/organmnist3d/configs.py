@@ -54,25 +54,32 @@ BASELINE = {
 
 # Masked pre-training: a quarter of the tokens is visible.
 PRETRAINING = {
-    "preset": "vivit_organmnist3d",
+    "preset": "vivit_organmnist3d_v2",
     "model": {  # arguments of `ViViTMaskedAutoencoder`
         "mask_ratio": 0.75,
+        "masking": "random",
         "drop_path_rate": 0.0,
         "decoder_dim": 48,
         "decoder_num_layers": 2,
         "decoder_num_heads": 4,
         "decoder_mlp_dim": 192,
     },
-    "variants": TUNED["variants"],
-    "epochs": 200,
+    "variants": {
+        "factorized_self_attention": {"masking": "tube"},
+        "factorized_dot_product": {"masking": "tube", "num_heads": 4},
+    },
+    "epochs": 120,
     "batch_size": 32,
     "patience": None,
-    "optimizer": "adamw",
-    "learning_rate": 1e-3,
+    "optimizer": "muon",
+    "learning_rate": 1.5e-3,
     "warmup_epochs": 10,
     "weight_decay": 0.05,
     "ema_momentum": None,
-    "augmentation": {**TUNED["augmentation"], "affine": AFFINE, "intensity": {}},
+    "augmentation": {
+        **TUNED["augmentation"],
+        "intensity": {"gain": 0.1, "offset": 0.05, "gamma": 0.1, "noise": 0.0},
+    },
 }
 
 CONFIGS = {"quick": QUICK, "tuned": TUNED, "baseline": BASELINE}

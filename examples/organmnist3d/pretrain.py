@@ -47,9 +47,8 @@ def parse(arguments):
     add(
         "--tubelet",
         type=positive,
-        default=4,
         metavar="N",
-        help="edge, voxels: 7 makes 64 tokens of 28 voxels, for minutes on two cores",
+        help="edge of tubelets side by side, voxels (default: 8, in strides of 5)",
     )
     add("--seed", type=whole, default=0)
     add("--epochs", type=positive, help="default: the configuration's")
@@ -85,9 +84,8 @@ def run(options):
         "precision": options.precision,
         "backend": choose_backend(earlier.get("backend")),
         **PRETRAINING,
-        "tubelet": options.tubelet,
     }
-    for name in ("epochs", "batch_size"):
+    for name in ("tubelet", "epochs", "batch_size"):
         if (value := getattr(options, name)) is not None:
             configuration[name] = value
     if options.resume:
@@ -119,6 +117,9 @@ def build(configuration, video_shape):
 
     keras.utils.set_random_seed(configuration["seed"])
     variant = configuration["variant"]
+    tubelets = {}
+    if edge := configuration.get("tubelet"):
+        tubelets = {"tubelet_size": (edge,) * 3, "strides": None}
     return keras_vivit.ViViTMaskedAutoencoder.from_preset(
         configuration["preset"],
         load_weights=False,
@@ -126,9 +127,8 @@ def build(configuration, video_shape):
         seed=configuration["seed"],
         dtype=configuration["precision"],
         variant=variant,
-        tubelet_size=(configuration["tubelet"],) * 3,
-        **configuration["model"],
-        **configuration["variants"].get(variant, {}),
+        **tubelets,
+        **{**configuration["model"], **configuration["variants"].get(variant, {})},
     )
 
 
@@ -138,9 +138,11 @@ def pretrain(images, data, configuration, folder, verbose):
 
     model = build(configuration, images.shape[1:])
     batch_size = configuration["batch_size"]
-    # Labels, which Keras ignores without a loss, are all 0; they have no sides.
+    # Labels, which Keras ignores without a loss, are all 0.
     volumes = Split(images, np.zeros(len(images), "int64"))
-    augment = training.layers_for(configuration["augmentation"], sides=None)
+    augment = training.layers_for(
+        configuration["augmentation"], data.sides, labels=False
+    )
     batches = training.Batches(volumes, 1, batch_size, configuration["seed"], augment)
     model.compile(training.optimizer(configuration, len(batches)))
     model.optimizer.build(model.trainable_variables)

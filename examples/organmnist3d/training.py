@@ -66,22 +66,21 @@ def one_hot(labels, num_classes):
     return keras.utils.to_categorical(labels, num_classes).astype("float32")
 
 
-def layers_for(settings, sides):
+def layers_for(settings, sides, labels=True):
     """Returns the layers of a configuration's `augmentation`.
 
     Args:
         settings: Dictionary, or `None` for no augmentation.
         sides: The label of each class in a volume that is mirrored left to right;
             `None` where labels have no sides, so that any axis may be mirrored.
+        labels: Boolean, whether the batches have these labels.
     """
     if settings is None:
         return []
-    if sides:
-        flips = [augmentation.RandomFlip("frames", label_permutation=sides)]
-    else:
-        flips = [augmentation.RandomFlip(a) for a in ("frames", "height", "width")]
+    axes = ("frames",) if sides else ("frames", "height", "width")
+    permutation = sides if labels else None
     layers = [
-        *flips,
+        *(augmentation.RandomFlip(a, label_permutation=permutation) for a in axes),
         augmentation.RandomAffine(**settings["affine"]),
         augmentation.RandomIntensity(**settings["intensity"]),
     ]

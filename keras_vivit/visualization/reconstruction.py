@@ -10,7 +10,9 @@ from keras_vivit.embeddings import split_into_tubelets
 from keras_vivit.masking import normalize, take, visible_first
 
 
-def reconstruct(model: keras.Model, videos: Any) -> tuple[np.ndarray, np.ndarray]:
+def reconstruct(
+    model: keras.Model, videos: Any, means_alone: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Fills hidden tubelets with what a masked autoencoder predicts, for pictures.
 
     The model predicts normalized voxels: mean and deviation of each tubelet are those
@@ -21,10 +23,14 @@ def reconstruct(model: keras.Model, videos: Any) -> tuple[np.ndarray, np.ndarray
         videos: Array `(batch, frames, height, width, channels)`, or a dictionary, as
             the model takes them. Without `hidden_input` it hides the same places at
             each call.
+        means_alone: Boolean, fills hidden tubelets with their means, to compare with: a
+            model that has learned nothing predicts these.
 
     Returns:
         Tuple of the videos with the predictions at the hidden voxels, and of a boolean
-        array `(batch, frames, height, width)`, True where a voxel is hidden.
+        array `(batch, frames, height, width)`, True where a voxel is hidden. Where
+        tubelets overlap, these are the voxels that no visible one has, and a prediction
+        is the mean of all that cover it.
 
     Raises:
         ValueError: If a mask does not hide as many tokens as the model does.
@@ -48,29 +54,30 @@ def reconstruct(model: keras.Model, videos: Any) -> tuple[np.ndarray, np.ndarray
             f"{np.reshape(hidden, (len(hidden), -1)).sum(1).tolist()} hidden tokens, "
             f"mask_ratio={model.mask_ratio}"
         )
-    size, channels = model.backbone.tubelet_size, video.shape[-1]
-    scale = 1 / (model.value_range[1] - model.value_range[0])
+    layer, channels = model.get_layer("voxels"), video.shape[-1]
     hidden = np.asarray(hidden, bool)
     places = visible_first(ops.convert_to_tensor(hidden))[:, -predicted.shape[1] :]
-    tubelets = split_into_tubelets(ops.convert_to_tensor(video), size)
-    _, mean, deviation = normalize(take(tubelets, places) * scale, channels)
+    tubelets = take(_tubelets(video, layer), places)
+    _, mean, deviation = normalize(tubelets * layer.scale, channels)
     mean, deviation = map(ops.convert_to_numpy, (mean, deviation))
     voxels = predicted.reshape(*predicted.shape[:2], -1, channels)
-    grid = np.array(ops.convert_to_numpy(tubelets))
-    grid[hidden] = ((voxels * deviation + mean) / scale).reshape(-1, grid.shape[-1])
-    filled, covered = np.array(video), np.zeros(video.shape[:-1], bool)
-    t, h, w = (n * p for n, p in zip(hidden.shape[1:], size, strict=True))
-    filled[:, :t, :h, :w] = _join(grid, size, channels)
-    for axis, n in enumerate(size, start=1):
-        hidden = hidden.repeat(n, axis)
-    covered[:, :t, :h, :w] = hidden
-    return filled, covered
+    voxels = (voxels * deviation * (not means_alone) + mean) / layer.scale
+
+    # The number of each voxel in its video, by tubelet.
+    numbers = np.arange(video[0, ..., 0].size).reshape(1, *video.shape[1:4], 1)
+    numbers = ops.convert_to_numpy(_tubelets(numbers, layer))[0]
+    filled = np.array(video).reshape(len(video), -1, channels)
+    covered = np.zeros(filled.shape[:2], bool)
+    for i, is_hidden in enumerate(hidden):
+        total, count = np.zeros_like(filled[i]), np.zeros((filled.shape[1], 1))
+        np.add.at(total, numbers[is_hidden], voxels[i])
+        np.add.at(count, numbers[is_hidden], 1)
+        count[numbers[~is_hidden]] = 0  # A visible tubelet shows these voxels.
+        covered[i] = count[:, 0] > 0
+        filled[i, covered[i]] = total[covered[i]] / count[covered[i]]
+    return filled.reshape(video.shape), covered.reshape(video.shape[:-1])
 
 
-def _join(tubelets: np.ndarray, size: tuple[int, ...], channels: int) -> np.ndarray:
-    """Undoes `split_into_tubelets`."""
-    batch, t, h, w, _ = tubelets.shape
-    p, q, r = size
-    x = tubelets.reshape(batch, t, h, w, p, q, r, channels)
-    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(batch, t * p, h * q, w * r, channels)
+def _tubelets(video: np.ndarray, layer: keras.layers.Layer) -> Any:
+    x = ops.convert_to_tensor(video)
+    return split_into_tubelets(x, layer.tubelet_size, layer.strides)

@@ -52,26 +52,14 @@ def steps(model, videos):
     """Returns name -> uint8 videos: from the input to what fills its hidden parts."""
     from keras_vivit.visualization import reconstruct
 
-    filled, hidden = reconstruct(model, videos)
-    hidden = hidden[..., None]
-    filled = np.clip(np.rint(filled), 0, 255).astype("uint8")
-    means = means_of(videos, model.backbone.tubelet_size)
+    predicted, hidden = reconstruct(model, videos)
+    means, _ = reconstruct(model, videos, means_alone=True)
     return {
         "input": videos,
-        "visible": np.where(hidden, np.uint8(GREY), videos),
-        "predicted": filled,
-        "means alone": np.where(hidden, means, videos),
+        "visible": np.where(hidden[..., None], np.uint8(GREY), videos),
+        "predicted": np.clip(np.rint(predicted), 0, 255).astype("uint8"),
+        "means alone": np.rint(means).astype("uint8"),
     }
-
-
-def means_of(videos, tubelet_size):
-    """Returns uint8 videos whose tubelets all have the colour of their mean."""
-    sizes = zip(videos.shape[1:], tubelet_size, strict=False)
-    shape = [n for length, size in sizes for n in (length // size, size)]
-    tubelets = videos.reshape(len(videos), *shape, videos.shape[-1])
-    means = tubelets.mean(axis=(2, 4, 6), keepdims=True)
-    means = np.rint(means).astype("uint8")
-    return np.broadcast_to(means, tubelets.shape).reshape(videos.shape)
 
 
 def cards(rows, shown, about):
