@@ -198,15 +198,14 @@ def test_the_cache_keeps_what_there_is_room_for(clips, monkeypatch):
     monkeypatch.setattr(
         folder_module.clips.video,
         "read_frames",
-        lambda path, *rest, **more: (
-            reads.append(path.stem) or read(path, *rest, **more)
-        ),
+        lambda path, *rest, **more: reads.append(path) or read(path, *rest, **more),
     )
     size = 12 * 8 * 8 * 3
     folder = VideoFolder(clips, SHAPE, workers=1, prefetch=1, cache_bytes=5 * size + 1)
     for epoch in range(3):
         epochs(folder, epoch)
-    gone = Counter(reads)
+    # Threads of an earlier test may still read ahead, in its folder.
+    gone = Counter(path for path in reads if path.is_relative_to(clips))
     assert folder.cache.used == 5 * size
     assert sum(x is not None for x in folder.cache.arrays.values()) == 5
     assert sorted(gone.values())[:5] == [1] * 5
