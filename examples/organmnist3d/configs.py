@@ -7,8 +7,6 @@ VARIANTS = (
     "factorized_dot_product",
 )
 
-AFFINE = {"rotation": 15, "scale": 0.15, "shift": 0.1}
-
 # 125 tokens, the most accurate one.
 TUNED = {
     "preset": "vivit_organmnist3d_v2",
@@ -25,7 +23,7 @@ TUNED = {
     "label_smoothing": 0.1,
     "ema_momentum": 0.99,
     "augmentation": {
-        "affine": {**AFFINE, "rate": 0.7},
+        "affine": {"rotation": 15, "scale": 0.15, "shift": 0.1, "rate": 0.7},
         "intensity": {"gain": 0.2, "offset": 0.1, "gamma": 0.3, "noise": 0.05},
         "cutmix": None,
         "erasing": None,
@@ -66,7 +64,10 @@ PRETRAINING = {
     },
     "variants": {
         "factorized_self_attention": {"masking": "tube"},
-        "factorized_dot_product": {"masking": "tube", "num_heads": 4},
+        "factorized_dot_product": {
+            **TUNED["variants"]["factorized_dot_product"],
+            "masking": "tube",
+        },
     },
     "epochs": 120,
     "batch_size": 32,
