@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Tensor: TypeAlias = Any
+Function: TypeAlias = Callable[..., Any]  # of tensors
 Shape: TypeAlias = tuple[Any, ...]  # integers, and `None` where unknown
 Activation: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 DType: TypeAlias = Any  # a name, a `keras.DTypePolicy`, its config, or `None`

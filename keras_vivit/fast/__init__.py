@@ -9,7 +9,6 @@ docs/performance.md says what each of the faster forms brings.
 
 import functools
 import importlib
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -17,12 +16,12 @@ import keras
 from keras import ops
 
 from keras_vivit import config, policies
-from keras_vivit.types import Tensor
+from keras_vivit.types import Function, Tensor
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Plain = TypeVar("Plain", bound=Function)
 
 
-def accelerated(plain: Function) -> Function:
+def accelerated(plain: Plain) -> Plain:
     """Decorates a plain function: the backend's function of that name goes first."""
 
     name = plain.__name__
@@ -37,7 +36,7 @@ def accelerated(plain: Function) -> Function:
 
 
 @functools.cache
-def _own(name: str) -> Callable[..., Any] | None:
+def _own(name: str) -> Function | None:
     """Returns the backend's function of this name, if there is one."""
     return getattr(module(), name, None)
 
@@ -60,7 +59,7 @@ def call(layer: keras.layers.Layer, inputs: Tensor, **options: Any) -> Tensor:
 def run_layers(
     model: keras.Model,
     block_class: type[keras.layers.Layer],
-    functional_call: Callable[..., Tensor],
+    functional_call: Function,
     inputs: Tensor,
     training: bool | None,
 ) -> Tensor:
@@ -69,13 +68,13 @@ def run_layers(
 
 
 @accelerated
-def run_block(forward: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+def run_block(forward: Function, tokens: Tensor) -> Tensor:
     """Runs the branches of a block."""
     return forward(tokens)
 
 
 @accelerated
-def remat(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def remat(function: Function) -> Function:
     """Has the backward pass compute a function again, instead of keeping its values.
 
     The result of `function` has the shape and dtype of its argument.
@@ -107,7 +106,7 @@ def projections(layers: list[keras.layers.Layer], rows: Tensor) -> list[Tensor]:
 
 
 @accelerated
-def activate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def activate(activation: Function, x: Tensor) -> Tensor:
     return activation(x)
 
 
@@ -124,8 +123,8 @@ def layer_norm(
 
 @accelerated
 def update_variables(
-    one_by_one: Callable[..., None],
-    together: Callable[..., None],
+    one_by_one: Function,
+    together: Function,
     gradients: list[Tensor],
     variables: list[Any],
     learning_rate: Tensor,

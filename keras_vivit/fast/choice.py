@@ -10,16 +10,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from keras_vivit.types import Function
 
 CPU = "/proc/cpuinfo"
 MODEL = ("vendor_id", "cpu family", "model", "flags", "CPU")  # what lines begin with
 CLEARLY = 0.8  # of the usual way's time
 
 
-def is_faster(name: str, way: Callable[[], Any], usual: Callable[[], Any]) -> bool:
+def is_faster(name: str, way: Function, usual: Function) -> bool:
     """Returns what was found out under this name, or finds it out."""
     try:
         path = _folder() / f"{name}-{_processor()}.json"
@@ -47,7 +47,7 @@ def _processor() -> str:
     return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
-def _share(way: Callable[[], Any], usual: Callable[[], Any]) -> float:
+def _share(way: Function, usual: Function) -> float:
     """Returns the time of a way as a share of the usual way's."""
     best = [float("inf")] * 2
     for _ in range(4):

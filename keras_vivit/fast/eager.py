@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from keras_vivit.types import Tensor
+from keras_vivit.types import Function, Tensor
 
 Data = dict[str, Any]
-Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
+Compiler = Callable[[Function], Function]
 # What has no part in the result; the state of the random numbers is an argument.
 OTHERS = ("name", "dtype", "trainable", "activity_regularizer", "seed")
 
@@ -43,7 +43,7 @@ class _Settings:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(settings: _Settings, compiler: Compiler) -> Callable[..., Any]:
+def _compiled(settings: _Settings, compiler: Compiler) -> Function:
     layer = settings.layer
     variable = layer.seed_generator.state
 

@@ -6,40 +6,22 @@ gradient is the transposed tangent.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import keras
 from keras import ops
 
-from keras_vivit import fast, policies
+from keras_vivit import policies
 from keras_vivit.fast import eager, xla
-from keras_vivit.types import Tensor
+from keras_vivit.types import Function, Tensor
 
 PIECE = 2**22  # scores that are in memory at a time
 
-
-def call(
-    plain: Callable[..., Tensor],
-    layer: keras.layers.Layer,
-    inputs: Tensor,
-    **options: Any,
-) -> Tensor:
-    if not xla.on_cpu():
-        return plain(layer, inputs, **options)
-    return xla.call(layer, inputs, **options)
+activate, call, run_block = xla.activate, xla.call, xla.run_block
 
 
-def run_block(
-    plain: Callable[..., Tensor], forward: Callable[[Tensor], Tensor], tokens: Tensor
-) -> Tensor:
-    return xla.in_float32(forward, tokens) if xla.on_cpu() else forward(tokens)
-
-
-def remat(
-    plain: Callable[..., Any], function: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
+def remat(plain: Function, function: Function) -> Function:
     """Hides the computation from XLA, which would merge it with the first one.
 
     It cannot look into the sides of a condition. This one always holds, but for an
@@ -59,15 +41,6 @@ def remat(
 # === Products of matrices ===
 
 
-def product(
-    plain: Callable[..., Tensor], rows: Tensor, kernel: Tensor, bias: Tensor
-) -> Tensor:
-    if not xla.on_cpu():
-        return plain(rows, kernel, bias)
-    kernel, bias = (ops.cast(x, rows.dtype) for x in (kernel, bias))
-    return xla.in_float32(_product, rows, kernel, bias)
-
-
 @jax.custom_jvp
 def _product(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return rows @ kernel + bias
@@ -82,29 +55,18 @@ def _product_tangent(primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
     return _product(*primals), d_rows @ kernel + rows @ d_kernel + d_bias
 
 
-def dense(
-    plain: Callable[..., Tensor], layer: keras.layers.Layer, rows: Tensor
-) -> Tensor:
-    """Multiplies matrices: the gradient of an einsum with heads takes longer."""
-    if not xla.on_cpu() or not xla.computes_alone(layer, rows):
-        return plain(layer, rows)
-    kernel, bias = xla.matrix_and_vector(layer)
-    outputs = fast.product(ops.reshape(rows, (-1, kernel.shape[0])), kernel, bias)
-    return ops.reshape(outputs, (-1, *layer.bias.shape))
+product = functools.partial(xla.product, _product)
 
 
-# === Activation and layer normalization ===
+def dense(plain: Function, layer: keras.layers.Layer, rows: Tensor) -> Tensor:
+    return xla.dense(plain, layer, rows) if xla.on_cpu() else plain(layer, rows)
 
 
-def activate(
-    plain: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
-    exact_gelu = activation is keras.activations.gelu
-    return plain(xla.gelu_by_erf if exact_gelu else activation, x)
+# === Layer normalization ===
 
 
 def layer_norm(
-    plain: Callable[..., Tensor],
+    plain: Function,
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -153,7 +115,7 @@ def _layer_norm_tangent(
 
 
 def dot_product_attention(
-    plain: Callable[..., Tensor],
+    plain: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -174,11 +136,7 @@ def dot_product_attention(
 
 
 def _attention_in_pieces(
-    plain: Callable[..., Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
+    plain: Function, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Attends for one sample, or some queries of one, after the other.
 
@@ -246,9 +204,7 @@ def _odd_attention_by_cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor
 # === Augmentation ===
 
 
-def augment(
-    plain: Callable[..., eager.Data], layer: keras.layers.Layer, data: eager.Data
-) -> eager.Data:
+def augment(plain: Function, layer: keras.layers.Layer, data: eager.Data) -> eager.Data:
     """Compiles eager calls, which would otherwise run operation by operation."""
     used = [layer.seed_generator.state.value, *jax.tree.leaves(data)]
     if any(isinstance(x, jax.core.Tracer) for x in used):

@@ -2,16 +2,15 @@
 
 import functools
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_vivit import fast, policies
+from keras_vivit import policies
 from keras_vivit.fast import eager, xla
-from keras_vivit.types import Tensor
+from keras_vivit.types import Function, Tensor
 
 # Not public. What is missing, or has another signature, is left out.
 IS_FOR_XLA = "tensorflow.python.ops.control_flow_util.GraphOrParentsInXlaContext"
@@ -19,6 +18,8 @@ BARRIER = "tensorflow.compiler.tf2xla.python.xla.optimization_barrier"
 
 SMALL = 32  # features of a head: half precision is slower than float32
 LONG = 8  # tokens for each feature of a head: the gradient below is faster
+
+activate, call, dense, run_block = xla.activate, xla.call, xla.dense, xla.run_block
 
 
 def _private(path: str) -> Any:
@@ -30,10 +31,8 @@ def _private(path: str) -> Any:
         return None
 
 
-def _for_xla_on_cpu() -> bool:
+def is_for_xla() -> bool:
     """Whether the graph is traced with `jit_compile=True`."""
-    if not xla.on_cpu():
-        return False
     try:
         return bool(_private(IS_FOR_XLA)(tf.compat.v1.get_default_graph()))
     except (AttributeError, TypeError):
@@ -41,7 +40,7 @@ def _for_xla_on_cpu() -> bool:
 
 
 @tf.custom_gradient
-def _barrier(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _barrier(x: Tensor) -> tuple[Tensor, Function]:
     """Returns the tensor, which XLA then does not fuse with what it is made of."""
 
     def gradient(upstream: Tensor) -> Tensor:
@@ -55,37 +54,11 @@ def _barrier(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     return barred, gradient
 
 
-def call(
-    plain: Callable[..., Tensor],
-    layer: keras.layers.Layer,
-    inputs: Tensor,
-    **options: Any,
-) -> Tensor:
-    if not _for_xla_on_cpu():
-        return plain(layer, inputs, **options)
-    return xla.call(layer, inputs, **options)
-
-
-def run_block(
-    plain: Callable[..., Tensor], forward: Callable[[Tensor], Tensor], tokens: Tensor
-) -> Tensor:
-    return xla.in_float32(forward, tokens) if _for_xla_on_cpu() else forward(tokens)
-
-
 # === Products of matrices ===
 
 
-def product(
-    plain: Callable[..., Tensor], rows: Tensor, kernel: Tensor, bias: Tensor
-) -> Tensor:
-    kernel, bias = (ops.cast(x, rows.dtype) for x in (kernel, bias))
-    if not _for_xla_on_cpu():
-        return plain(rows, kernel, bias)
-    return xla.in_float32(_product_by_xla, rows, kernel, bias)
-
-
 @tf.custom_gradient
-def _product_by_xla(rows: Tensor, kernel: Tensor, bias: Tensor) -> Any:
+def _product(rows: Tensor, kernel: Tensor, bias: Tensor) -> Any:
     """XLA would fuse the transpose into the product for the kernel's gradient."""
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,34 +69,14 @@ def _product_by_xla(rows: Tensor, kernel: Tensor, bias: Tensor) -> Any:
     return rows @ kernel + bias, gradient
 
 
-def dense(
-    plain: Callable[..., Tensor], layer: keras.layers.Layer, rows: Tensor
-) -> Tensor:
-    """Multiplies matrices: einsums with heads take longer."""
-    if not xla.computes_alone(layer, rows):
-        return plain(layer, rows)
-    kernel, bias = xla.matrix_and_vector(layer)
-    if len(rows.shape) > 2:
-        rows = ops.reshape(rows, (-1, kernel.shape[0]))
-    outputs = fast.product(rows, kernel, bias)
-    if len(layer.bias.shape) == 1:  # A reshape would part it from the activation.
-        return outputs
-    return ops.reshape(outputs, (-1, *layer.bias.shape))
+product = functools.partial(xla.product, _product)
 
 
-# === Activation and layer normalization ===
-
-
-def activate(
-    plain: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
-    """TensorFlow fuses a GELU by `erf` with the product before it."""
-    exact_gelu = activation is keras.activations.gelu
-    return plain(xla.gelu_by_erf if exact_gelu else activation, x)
+# === Layer normalization ===
 
 
 def layer_norm(
-    plain: Callable[..., Tensor],
+    plain: Function,
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -131,7 +84,7 @@ def layer_norm(
     training: bool | None,
 ) -> Tensor:
     """Has a gradient in closed form in training; XLA sums in one step, not in two."""
-    barred = _for_xla_on_cpu()
+    barred = xla.compiles()
 
     def mean(x: Tensor) -> Tensor:
         return tf.reduce_mean(_barrier(x) if barred else x, axis=-1, keepdims=True)
@@ -161,7 +114,7 @@ def layer_norm(
 
 
 def dot_product_attention(
-    plain: Callable[..., Tensor],
+    plain: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -229,9 +182,7 @@ def _swap(x: Tensor) -> Tensor:
 # === Augmentation ===
 
 
-def augment(
-    plain: Callable[..., eager.Data], layer: keras.layers.Layer, data: eager.Data
-) -> eager.Data:
+def augment(plain: Function, layer: keras.layers.Layer, data: eager.Data) -> eager.Data:
     """Makes a graph of eager calls; XLA would take long for random numbers."""
     if not tf.executing_eagerly():
         return plain(layer, data)

@@ -12,14 +12,9 @@ from keras import ops
 from keras_vivit import fast
 from keras_vivit.fast import choice
 from keras_vivit.mlp import gelu_tanh
-from keras_vivit.types import Tensor
+from keras_vivit.types import Function, Tensor
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-    torch.float64: "float64",
-}
+DTYPES = {getattr(torch, x): x for x in ("float32", "bfloat16", "float16", "float64")}
 SHORT = 128  # tokens: up to here, products are faster than the kernel for CPUs
 SMALL = 32  # features of a head: half precision is slower than float32 on CPUs
 LARGE = 2**20  # weights of a kernel that a convolution multiplies faster
@@ -71,10 +66,7 @@ def _matrix_and_vector(layer: keras.layers.Layer) -> tuple[Tensor, Tensor]:
 
 
 def call(
-    plain: Callable[..., Tensor],
-    layer: keras.layers.Layer,
-    inputs: Tensor,
-    **options: Any,
+    plain: Function, layer: keras.layers.Layer, inputs: Tensor, **options: Any
 ) -> Tensor:
     """Leaves out `Layer.__call__`: scopes and masks are settled by the parent's."""
     if not _computes_alone(layer, inputs):
@@ -83,10 +75,10 @@ def call(
 
 
 def run_layers(
-    plain: Callable[..., Tensor],
+    plain: Function,
     model: keras.Model,
     block_class: type[keras.layers.Layer],
-    functional_call: Callable[..., Tensor],
+    functional_call: Function,
     inputs: Tensor,
     training: bool | None,
 ) -> Tensor:
@@ -102,13 +94,13 @@ def run_layers(
     return x
 
 
-def reshape(plain: Callable[..., Tensor], x: Tensor, shape: tuple[Any, ...]) -> Tensor:
+def reshape(plain: Function, x: Tensor, shape: tuple[Any, ...]) -> Tensor:
     """Keras' searches the shape for symbolic tensors first."""
     return x.reshape(shape) if isinstance(x, torch.Tensor) else plain(x, shape)
 
 
 def layer_norm(
-    plain: Callable[..., Tensor],
+    plain: Function,
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -126,7 +118,7 @@ def layer_norm(
 
 
 def dot_product_attention(
-    plain: Callable[..., Tensor],
+    plain: Function,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -154,9 +146,7 @@ def dot_product_attention(
 # === GELU ===
 
 
-def activate(
-    plain: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], x: Tensor
-) -> Tensor:
+def activate(plain: Function, activation: Function, x: Tensor) -> Tensor:
     """Computes the tanh form of GELU by a sigmoid: PyTorch's kernel is slow on CPUs."""
     if activation is not gelu_tanh or not _is_eager_on_cpu(x):
         return plain(activation, x)
@@ -214,9 +204,7 @@ def _slope(x: Tensor) -> Tensor:
 # === Products of matrices ===
 
 
-def dense(
-    plain: Callable[..., Tensor], layer: keras.layers.Layer, rows: Tensor
-) -> Tensor:
+def dense(plain: Function, layer: keras.layers.Layer, rows: Tensor) -> Tensor:
     """Multiplies matrices: einsums become batches of one, with a bias added later."""
     if not _computes_alone(layer, rows):
         return plain(layer, rows)
@@ -236,9 +224,7 @@ def projections(
     return outputs.reshape(-1, len(layers), *layers[0].bias.shape).unbind(1)
 
 
-def product(
-    plain: Callable[..., Tensor], rows: Tensor, kernel: Tensor, bias: Tensor
-) -> Tensor:
+def product(plain: Function, rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Multiplies by oneDNN on CPUs where it is faster than MKL, PyTorch's default."""
     # A recomputation is outside of the scope that casts variables.
     kernel, bias = kernel.to(rows.dtype), bias.to(rows.dtype)
@@ -329,9 +315,9 @@ def _pixel_kernel(kernel: Tensor) -> Tensor:
 
 
 def update_variables(
-    plain: Callable[..., None],
-    one_by_one: Callable[..., None],
-    together: Callable[..., None],
+    plain: Function,
+    one_by_one: Function,
+    together: Function,
     gradients: list[Tensor],
     variables: list[Any],
     learning_rate: Tensor,
