@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import augmentation_of, flat, normal
+from helpers import augmentation_of, flat, normal, only
 
 from keras_vivit import augmentation, config
 
@@ -74,6 +74,13 @@ def test_layer_compiles_once_for_a_shape_and_its_settings(counting):
     np.testing.assert_array_equal(
         flat(outputs)[0], np.flip(normal(6, 4, 5, 6, 1), axis=3)
     )
+
+
+@only("tensorflow", reason="a warning of TensorFlow")
+def test_layers_that_are_new_to_tensorflow_give_no_warning(caplog):
+    for i in range(6):
+        augmentation.RandomFlip(rate=0.5 + i / 100)(batch(), training=True)
+    assert not caplog.messages
 
 
 def test_switch_turns_compiling_off(counting, plain):

@@ -44,12 +44,15 @@ class _Settings:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(settings: _Settings, compiler: Compiler) -> Function:
-    layer = settings.layer
+    # Not a closure: TensorFlow takes all closures of one code for one function, and
+    # would warn that it is traced too often.
+    return compiler(functools.partial(_augment, settings.layer))
+
+
+def _augment(
+    layer: keras.layers.Layer, state: Tensor, data: Data
+) -> tuple[Data, Tensor]:
     variable = layer.seed_generator.state
-
-    def augment(state: Tensor, data: Data) -> tuple[Data, Tensor]:
-        with keras.StatelessScope(state_mapping=[(variable, state)]) as scope:
-            outputs = layer.augment(data)
-        return outputs, scope.get_current_value(variable)
-
-    return compiler(augment)
+    with keras.StatelessScope(state_mapping=[(variable, state)]) as scope:
+        outputs = layer.augment(data)
+    return outputs, scope.get_current_value(variable)
