@@ -148,6 +148,7 @@ def test_classifier_starts_from_the_encoder(npz, finished, tmp_path, monkeypatch
         train.main([*given, "--train-share", "0.5"])
     ((model, volumes),) = started
     assert len(volumes.train.labels) == 4
+    assert model.class_names == list(volumes.class_names)
     autoencoder = keras_vivit.ViViTMaskedAutoencoder.from_preset(finished / "model")
     for a, b in zip(model.backbone.weights, autoencoder.backbone.weights, strict=True):
         np.testing.assert_array_equal(

@@ -101,6 +101,7 @@ def build(data, configuration):
     arguments = {
         "video_shape": data.train.images.shape[1:],
         "num_classes": len(data.class_names),
+        "class_names": list(data.class_names),
         "seed": configuration["seed"],
         "dtype": configuration["precision"],
         "variant": variant,
