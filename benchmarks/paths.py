@@ -77,17 +77,17 @@ def measure(backend, size, options):
 
 
 def paths(backend):
-    """The functions of a backend's file that get their plain form."""
+    """The functions of a backend's file that get their plain form, or are `xla`'s."""
     file = FOLDER.parent / "keras_vivit" / "fast" / f"{backend}.py"
-    return [
-        node.name
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.FunctionDef)
-        and node.args.args[:1]
-        and node.args.args[0].arg == "plain"
-        and not node.name.startswith("_")
-        and node.name not in OTHERS
-    ]
+    names = []
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            if node.args.args[:1] and node.args.args[0].arg == "plain":
+                names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            targets = [x.id for x in ast.walk(node.targets[0]) if hasattr(x, "id")]
+            names += [name for name in targets if name.islower()]
+    return [x for x in names if not x.startswith("_") and x not in OTHERS]
 
 
 def table(rows):
