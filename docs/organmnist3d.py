@@ -25,11 +25,11 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CELL, LEFT, TOP = 26, 104, 112  # pixels; room for the names
 
 
-def predict(path, preset=PRESET):
+def predict(path):
     """The model, test volumes, their labels, and the probabilities of one view."""
     with np.load(path) as file:
         volumes, labels = file["test_images"], file["test_labels"][:, 0]
-    model = keras_vivit.ViViTClassifier.from_preset(preset)
+    model = keras_vivit.ViViTClassifier.from_preset(PRESET)
     return model, volumes, labels, model.predict(volumes[..., None], verbose=0)
 
 
@@ -155,7 +155,8 @@ def main():
         path = target(f"organmnist3d-{name}.jpg")
         draw_slices(path, rows, volumes, labels, probabilities)
     print(f"{len(wrong)} of {len(labels)} are wrong.")
-    model, *_, probabilities = predict(sys.argv[1], EARLIER)
+    model = keras_vivit.ViViTClassifier.from_preset(EARLIER)
+    probabilities = model.predict(volumes[..., None], verbose=0)
     others = SIDES[labels]
     swapped = np.flatnonzero(
         (others != labels) & (others == probabilities.argmax(axis=1))
